@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes .venv from pinned dependencies.   ./setup.sh [EXTRAS]
+#
+#   ./setup.sh                          no GPU: DALI's CPU operators, demo, tests (EXTRAS = cpu,demo,dev)
+#   ./setup.sh gpu,demo                 an NVIDIA GPU, CUDA 12
+#   ./setup.sh gpu-cu13,demo            an NVIDIA GPU, CUDA 13
+#
+# PYTHON chooses the interpreter (3.11 to 3.13). Without a GPU, torch is its CPU build, several gigabytes smaller: from
+# the wheels that pip is configured to find (find-links), or else from PyTorch's own index, which uv knows.
+set -euo pipefail
+cd "$(dirname "$0")"
+extras="${1:-cpu,demo,dev}"
+case ",$extras," in
+  *,gpu-cu13,*) pins=constraints/gpu-cu13.txt ;;
+  *,gpu,*) pins=constraints/gpu-cu12.txt ;;
+  *) pins=constraints/cpu.txt ;;
+esac
+
+# Nothing to do when the last set-up that went through saw the same files and the same extras.
+stamp=$(cat pyproject.toml "$pins" setup.sh <(echo "$extras $PWD") | sha256sum | cut -d' ' -f1)
+[ "$(cat .venv/.set-up 2>/dev/null)" = "$stamp" ] && exit 0
+
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+.venv/bin/python -m pip install -q 'uv==0.13.8'
+echo "Setting up .venv with [$extras], pinned by $pins. The first time takes a few minutes."
+links=${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)}
+torch=()
+case "$pins" in */cpu.txt) [ -n "$links" ] || torch=(--torch-backend cpu) ;; esac
+.venv/bin/uv pip install --python .venv/bin/python --compile-bytecode "${torch[@]}" \
+  ${links:+--find-links "$links"} -e ".[$extras]" -c "$pins"
+echo "$stamp" > .venv/.set-up
