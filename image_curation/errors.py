@@ -1,15 +1,15 @@
 """The whole error tree: every failure that the library names, and what each one costs.
 
-    CurationError
-    ├── ConfigError       settings, policy or a name are wrong          nothing starts
-    ├── StorageError      a place cannot be read or written             the step stops
-    ├── ShardError        a tar cannot be read at all                   its partition
-    ├── ImageError        an image cannot be used (has a status code)   its row
-    ├── WeightsError      model weights are missing or not as pinned    the step stops
-    ├── NoHead            no score head fits the encoder                the score is null, with this reason
-    ├── ArtifactError     an artifact is missing, foreign or damaged    the step stops
-    ├── ClusterError      the Dask cluster cannot be started or used    the step stops
-    └── ReleaseError      a release does not hold what it should        the release is not published
+CurationError
+├── ConfigError       settings, policy or a name are wrong          nothing starts
+├── StorageError      a place cannot be read or written             the step stops
+├── ShardError        a tar cannot be read at all                   its partition
+├── ImageError        an image cannot be used (has a status code)   its row
+├── WeightsError      model weights are missing or not as pinned    the step stops
+├── NoHead            no score head fits the encoder                the score is null, with this reason
+├── ArtifactError     an artifact is missing, foreign or damaged    the step stops
+├── ClusterError      the Dask cluster cannot be started or used    the step stops
+└── ReleaseError      a release does not hold what it should        the release is not published
 """
 
 

@@ -1,0 +1,44 @@
+"""The asset `curated_shards`: the release."""
+
+import dagster as dg
+
+from assets.metadata import picture
+from assets.partitions import done
+from assets.selection import selection
+from assets.shard_step import OWNERS
+from image_curation.audit import shard_ledger, total_ledger
+from image_curation.release.plan import LAYOUT
+from image_curation.steps.curated_shards import build_curated_shards
+from resources.cluster import DaskResource
+from resources.curation import Curation
+
+
+@dg.asset(
+    deps=[dg.AssetDep(selection, partition_mapping=dg.AllPartitionMapping())],
+    code_version=str(LAYOUT),
+    group_name="f_release",
+    kinds={"webdataset", "parquet", "dask"},
+    owners=OWNERS,
+)
+def curated_shards(
+    context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
+) -> dg.MaterializeResult[None]:
+    """Even WebDataset tars of all kept samples, their original bytes and sidecars, Parquet beside each, a manifest."""
+    from image_curation.report.figures import ledger_bar_png
+    from image_curation.report.pictures import kept_sheet
+
+    project, shards = curation.project(), done(context.instance, "selection")
+    ledger = total_ledger(shard_ledger(project, shard) for shard in shards)
+    manifest = build_curated_shards(project, shards, cluster, ledger, on_shard=context.log.info)
+    return dg.MaterializeResult(
+        metadata={
+            "ledger": ledger.sentence(),
+            "samples": manifest.samples,
+            "bytes": manifest.bytes,
+            "tars": len(manifest.shards),
+            "path": dg.MetadataValue.path(project.release_url),
+            "fates": picture(ledger_bar_png(ledger)),
+            "contact_sheet": picture(kept_sheet(project, shards)),
+        },
+        data_version=dg.DataVersion(manifest.selection_hash),
+    )

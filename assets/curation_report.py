@@ -1,0 +1,27 @@
+"""The asset `curation_report`: one page to look at."""
+
+import dagster as dg
+
+from assets.curated_shards import curated_shards
+from assets.metadata import counts
+from assets.partitions import done
+from assets.shard_step import OWNERS
+from image_curation.steps.curation_report import build_curation_report
+from resources.curation import Curation
+
+
+@dg.asset(deps=[curated_shards], group_name="f_release", kinds={"html"}, owners=OWNERS)
+def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg.MaterializeResult[None]:
+    """A self-contained page: the ledger, histograms with thresholds, contact sheets by reason, duplicate groups."""
+    project = curation.project()
+    data = build_curation_report(project, done(context.instance, "selection"))
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.path(project.report_url),
+            "read": data.ledger.read,
+            "kept": data.ledger.kept,
+            "dropped": counts(dict(data.ledger.dropped), "reason"),
+            "failed": counts(dict(data.ledger.failed), "error"),
+            "duplicate_groups": data.total_groups or 0,
+        }
+    )

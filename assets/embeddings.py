@@ -1,0 +1,45 @@
+"""The asset `embeddings`: a vector for each image, and what was measured while decoding it."""
+
+from functools import partial
+
+import dagster as dg
+
+from assets.metadata import Metadata, counts
+from assets.partitions import backfill_policy, shards
+from assets.shard_index import shard_index
+from assets.shard_step import OWNERS, materialize_shards
+from image_curation.embedding import CODE_VERSION
+from image_curation.steps.embeddings import build_embeddings
+from image_curation.steps.outcome import Outcome
+from resources.cluster import DaskResource
+from resources.curation import Curation
+
+
+@dg.asset(
+    deps=[shard_index],
+    partitions_def=shards,
+    backfill_policy=backfill_policy,
+    code_version=CODE_VERSION,
+    group_name="b_embed",
+    kinds={"parquet", "dask", "nvidia"},
+    owners=OWNERS,
+    pool="gpu",
+)
+def embeddings(
+    context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
+) -> dg.MaterializeResult[None]:
+    """One row a sample: unit vector (fp16) or error, true size, perceptual hash, sharpness, exposure, contrast."""
+    project, keys = curation.project(), list(context.partition_keys)
+
+    def describe(outcome: Outcome) -> Metadata:
+        facts = outcome.artifact.facts
+        words: Metadata = {"encoder": project.profile.name, "statuses": counts(facts["statuses"], "status")}
+        return words | {"weights_sha256": facts["weights_sha256"], "preprocessing": facts["preprocessing"]}
+
+    def pictures(key: str) -> dict[str, bytes]:
+        from image_curation.report.pictures import shard_sheet
+
+        return {"contact_sheet": shard_sheet(project, key)}
+
+    step = partial(build_embeddings, project)
+    return materialize_shards(context, cluster, step, keys, describe, pictures)

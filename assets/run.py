@@ -1,0 +1,83 @@
+"""`python -m assets.run`: materialize the whole graph for every tar in the source, without the UI.
+
+It uses the Dagster instance at DAGSTER_HOME, so the UI on the same instance shows the run with all its metadata.
+"""
+
+import sys
+import uuid
+import warnings
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from assets.definitions import curation, defs
+from assets.discovery import range_tags
+from image_curation.errors import CurationError
+from image_curation.shards.discover import discover
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def main() -> int:
+    """Register the source's tars as partitions and run the main job over all of them; returns the exit code."""
+    console = Console(stderr=True)
+    warnings.simplefilter("ignore")  # Dagster's notes on its own features in beta
+    with dg.DagsterInstance.get() as instance, _Steps(console) as steps:
+        try:
+            keys = _register(instance)
+        except CurationError as error:
+            console.print(str(error), style="red", markup=False)
+            return 1
+        run_id = str(uuid.uuid4())
+        instance.add_event_listener(run_id, steps.see)
+        job = defs.resolve_job_def("curate")
+        result = job.execute_in_process(
+            run_config=_QUIET, instance=instance, run_id=run_id, tags=range_tags(keys), raise_on_error=False
+        )
+    return 0 if result.success else 1
+
+
+def _register(instance: dg.DagsterInstance) -> list[str]:
+    """Make the partitions those of the source, and return them in the order of their registration."""
+    keys = [tar.key for tar in discover(curation.settings().source)[0]]
+    for gone in set(instance.get_dynamic_partitions("shards")) - set(keys):
+        instance.delete_dynamic_partition("shards", gone)
+    instance.add_dynamic_partitions("shards", keys)
+    return list(instance.get_dynamic_partitions("shards"))
+
+
+class _Steps(Progress):
+    """A line a step: spinning while it runs, with a mark when it is done."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks_by_step: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "_Steps":
+        super().__enter__()
+        return self
+
+    def see(self, entry: dg.EventLogEntry) -> None:
+        """Show what an event of the run says."""
+        event = entry.dagster_event
+        if event is None or event.step_key is None:
+            return
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            self._tasks_by_step[event.step_key] = self.add_task(event.step_key, total=1)
+        elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
+            self.update(self._tasks_by_step[event.step_key], completed=1)
+        elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            cause = event.step_failure_data.error
+            self.console.print(
+                f"{event.step_key} failed: {cause.cause or cause if cause else ''}", style="red", markup=False
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The assets `aesthetic_scores` and `nsfw_scores`: what the LAION heads say of each vector."""
+
+from functools import partial
+
+import dagster as dg
+
+from assets.embeddings import embeddings
+from assets.metadata import Metadata
+from assets.partitions import backfill_policy, shards
+from assets.shard_step import OWNERS, materialize_shards
+from image_curation.heads import HeadKind
+from image_curation.steps.outcome import Outcome
+from image_curation.steps.scores import CODE_VERSION, build_scores
+from resources.cluster import DaskResource
+from resources.curation import Curation
+
+
+def _score_asset(score: HeadKind, description: str) -> dg.AssetsDefinition:
+    """The asset of one head: they differ in nothing but the head."""
+
+    @dg.asset(
+        name=f"{score}_scores",
+        description=description,
+        deps=[embeddings],
+        partitions_def=shards,
+        backfill_policy=backfill_policy,
+        code_version=CODE_VERSION,
+        group_name="c_score",
+        kinds={"parquet", "dask"},
+        owners=OWNERS,
+    )
+    def scores(
+        context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
+    ) -> dg.MaterializeResult[None]:
+        project, keys = curation.project(), list(context.partition_keys)
+
+        def pictures(key: str) -> dict[str, bytes]:
+            from image_curation.report.pictures import score_histogram
+
+            return {"histogram": score_histogram(project, score, key)}
+
+        return materialize_shards(context, cluster, partial(build_scores, project, score), keys, _describe, pictures)
+
+    return scores
+
+
+def _describe(outcome: Outcome) -> Metadata:
+    facts = outcome.artifact.facts
+    return {"scored": facts["scored"], "why_null": facts["null_reason"] or "scored wherever there is a vector"}
+
+
+aesthetic_scores = _score_asset("aesthetic", "One row a sample: the LAION aesthetic score, about 1 to 10, or null.")
+nsfw_scores = _score_asset("nsfw", "One row a sample: the LAION NSFW score, 0 safe to 1 unsafe, or null.")

@@ -1,0 +1,61 @@
+"""The asset `selection`: keep, or the reason for dropping, for every sample that was ever read."""
+
+import dagster as dg
+
+from assets.duplicate_groups import duplicate_groups
+from assets.metadata import Metadata, counts, picture
+from assets.partitions import backfill_policy, done, shards
+from assets.scores import aesthetic_scores, nsfw_scores
+from assets.shard_step import OWNERS, PICTURED_SHARDS
+from image_curation.audit import shard_ledger
+from image_curation.project import Project
+from image_curation.selection import CODE_VERSION
+from image_curation.steps.outcome import Outcome
+from image_curation.steps.selection import build_selection
+from resources.curation import Curation
+
+
+@dg.asset(
+    deps=[aesthetic_scores, nsfw_scores, duplicate_groups],
+    partitions_def=shards,
+    backfill_policy=backfill_policy,
+    code_version=CODE_VERSION,
+    group_name="e_select",
+    kinds={"parquet"},
+    owners=OWNERS,
+)
+def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.MaterializeResult[None]:
+    """One row a sample: kept, dropped or failed, why, its duplicate group and the one that represents it.
+
+    Duplicates cross shards, so all scored shards are decided together whichever partitions are asked for: a newcomer may
+    take the place of an image of another shard. Shards that were not asked for are reported if their decisions changed.
+    """
+    project, asked = curation.project(), set(context.partition_keys)
+    scored = sorted(set(done(context.instance, "aesthetic_scores")) & set(done(context.instance, "nsfw_scores")))
+    outcomes = build_selection(project, scored)
+    for shard, outcome in outcomes.items():
+        metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS)
+        if shard in asked:
+            context.add_asset_metadata(metadata, partition_key=shard)
+        elif not outcome.reused:
+            version = {"dagster/data_version": outcome.artifact.content}
+            context.log_event(
+                dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata, tags=version)
+            )
+    return dg.MaterializeResult()
+
+
+def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) -> Metadata:
+    from image_curation.report.figures import ledger_bar_png
+
+    ledger = shard_ledger(project, shard)
+    words: Metadata = {
+        "ledger": ledger.sentence(),
+        "dropped": counts(ledger.dropped, "reason"),
+        "failed": counts(ledger.failed, "error"),
+        "rows": outcome.artifact.rows,
+        "reused": outcome.reused,
+        "policy": project.policy.fingerprint(),
+        "path": dg.MetadataValue.path(outcome.artifact.url),
+    }
+    return words | ({"fates": picture(ledger_bar_png(ledger))} if pictured else {})

@@ -1,0 +1,42 @@
+"""The asset `shard_index`: what is in each tar."""
+
+from functools import partial
+
+import dagster as dg
+
+from assets.metadata import Metadata, counts
+from assets.partitions import backfill_policy, shards, tars
+from assets.shard_step import OWNERS, materialize_shards
+from image_curation.shards.index import CODE_VERSION
+from image_curation.steps.outcome import Outcome
+from image_curation.steps.shard_index import build_shard_index
+from resources.cluster import DaskResource
+from resources.curation import Curation
+
+
+@dg.asset(
+    partitions_def=shards,
+    backfill_policy=backfill_policy,
+    code_version=CODE_VERSION,
+    group_name="a_read",
+    kinds={"parquet", "dask"},
+    owners=OWNERS,
+)
+def shard_index(
+    context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
+) -> dg.MaterializeResult[None]:
+    """One row a sample: where its members lie in the tar, caption, header, content hash, and what is wrong with it."""
+    project = curation.project()
+    step = partial(build_shard_index, project)
+    return materialize_shards(context, cluster, step, tars(project, list(context.partition_keys)), _describe)
+
+
+def _describe(outcome: Outcome) -> Metadata:
+    facts = outcome.artifact.facts
+    return {
+        "tar": dg.MetadataValue.path(facts["url"]),
+        "tar_bytes": facts["bytes"],
+        "samples": counts(facts["statuses"], "status"),
+        "strays": len(facts["strays"]),
+        "damage": facts["unreadable"] or facts["problem"] or "none",
+    }

@@ -1,0 +1,33 @@
+"""The command line `image-curation`: one command a file, errors as sentences, exit codes that scripts can use.
+
+Exit codes: 0 all is well; 1 it could not be done, and the text says why and what to do; 2 the command was called wrongly;
+3 it was done, but some shards failed or an audit found something.
+"""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from image_curation.errors import CurationError
+
+app = typer.Typer(
+    name="image-curation",
+    help="Raw image-text tar shards in, a training set out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run a command. What goes wrong for a known reason is told in a sentence, not a traceback."""
+    from image_curation.cli import curate, demo, doctor, inspect, policy, report, why
+
+    for command in (demo.demo, curate.curate, inspect.inspect, why.why, report.report, policy.policy, doctor.doctor):
+        app.command()(command)
+    try:
+        app()
+    except CurationError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        sys.exit(1)

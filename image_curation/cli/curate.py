@@ -1,0 +1,86 @@
+"""`image-curation curate SOURCE DEST`: the whole job, with a progress bar a step and the ledger at the end."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from image_curation.cli.options import Dest, Encoder, PolicyFile, Source
+from image_curation.cli.tables import print_findings, print_ledger
+
+DONE_WITH_FINDINGS = 3
+
+
+def curate(
+    source: Source,
+    dest: Dest,
+    encoder: Encoder = None,
+    policy: PolicyFile = None,
+    weights: Annotated[str | None, typer.Option(help="local weights file of the encoder, or PATH@sha256:HEX")] = None,
+    heads: Annotated[str | None, typer.Option(help="folder with the LAION score heads' files")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    cluster: Annotated[str | None, typer.Option(help="auto, inline, local, cuda, or tcp://scheduler:port")] = None,
+    workers: Annotated[int | None, typer.Option(help="workers of a local cluster")] = None,
+) -> None:
+    """Curate the shards of SOURCE into DEST: decode, embed, score, deduplicate, select, release.
+
+    What is made already is reused, so running it again costs next to nothing, and after a crash it goes on.
+    """
+    from image_curation.cluster import open_cluster
+    from image_curation.config import load_settings
+    from image_curation.curate import curate as run
+    from image_curation.project import Project
+
+    console = Console()
+    settings = load_settings(
+        source=source,
+        root=dest,
+        encoder=encoder,
+        policy=policy,
+        weights=weights,
+        heads=heads,
+        device=device,
+        cluster=cluster,
+        workers=workers,
+    )
+    project = Project.load(settings)
+    if not project.profile.semantic:
+        console.print(
+            f"[yellow]The encoder `{project.profile.name}` is not CLIP: no scores, and only near-copies are found."
+        )
+    with open_cluster(settings) as opened, _Bars(console) as bars:
+        result = run(project, opened, bars.update)
+    print_ledger(console, result.ledger)
+    print_findings(console, result.findings)
+    for name in result.ignored_files:
+        console.print(f"[yellow]ignored[/] {name}: only plain .tar files are read", highlight=False)
+    for shard, error in result.failed_shards.items():
+        console.print(
+            f"[red]failed[/] {shard}: {error}. Run the same command again to retry it alone.", highlight=False
+        )
+    console.print(
+        f"release  {project.release_url} ({result.manifest.samples:,} samples in {len(result.manifest.shards)} tars)"
+    )
+    console.print(f"report   {project.report_url}")
+    if result.failed_shards or not all(finding.passed for finding in result.findings.values()):
+        raise typer.Exit(DONE_WITH_FINDINGS)
+
+
+class _Bars(Progress):
+    """One bar a step, made when the step begins."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        super().__init__(*columns, console=console)
+        self._steps: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "_Bars":
+        super().__enter__()
+        return self
+
+    def update(self, step: str, done: int, total: int) -> None:  # type: ignore[override]
+        """Show how much of a step is done."""
+        if step not in self._steps:
+            self._steps[step] = self.add_task(step, total=total)
+        super().update(self._steps[step], completed=done, total=total)

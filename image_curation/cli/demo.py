@@ -1,0 +1,68 @@
+"""`image-curation demo`: real photographs -> raw shards -> the whole graph through Dagster -> a release that is read back."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from image_curation.cli.tables import print_findings, print_ledger
+
+
+def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")] = Path(".demo")) -> None:
+    """Make tar shards of real photographs with planted faults, curate them through Dagster, and look at the result.
+
+    Needs no network, no GPU and no weights: it uses the encoder `embedded`, which is not CLIP.
+    """
+    from image_curation.audit import shard_ledger, total_ledger
+    from image_curation.config import load_settings
+    from image_curation.curate import AUDITS
+    from image_curation.demo.shards import make_demo_shards
+    from image_curation.project import Project
+
+    console = Console()
+    raw, curated, home = (folder.absolute() / name for name in ("raw", "curated", "dagster"))
+    with console.status("making shards of the photographs in scikit-image and scikit-learn"):
+        samples = make_demo_shards(raw)
+    planted = sum(sample.planted is not None for sample in samples)
+    console.print(
+        f"made {len(samples)} samples in {len(list(raw.glob('*.tar')))} tars, {planted} of them planted faults and twins"
+    )
+    settings = load_settings(source=str(raw), root=str(curated), encoder="embedded")
+    _run_graph(settings.source, settings.root, home)
+    project = Project.load(settings)
+    shards = project.selected_shards()
+    print_ledger(console, total_ledger(shard_ledger(project, shard) for shard in shards))
+    print_findings(console, {audit.__name__: audit(project, shards) for audit in AUDITS})
+    console.print(f"release  {project.release_url}: webdataset read {_read_back(project.release_url):,} samples back")
+    console.print(f"report   {project.report_url}")
+    console.print("UI       make dev, then open http://localhost:3000")
+
+
+def _run_graph(source: str, root: str, home: Path) -> None:
+    """Materialize the whole graph in a Dagster of its own: the library knows nothing of Dagster, so it is called."""
+    home.mkdir(parents=True, exist_ok=True)
+    template = Path("dagster.yaml")
+    if template.exists():
+        shutil.copy(template, home)
+    places = {"DAGSTER_HOME": str(home), "IMAGE_CURATION_SOURCE": source, "IMAGE_CURATION_ROOT": root}
+    result = subprocess.run([sys.executable, "-m", "assets.run"], env=os.environ | places, check=False)
+    if result.returncode:
+        raise typer.Exit(result.returncode)
+
+
+def _read_back(release_url: str) -> int:
+    """Read the release as a training job would, and count."""
+    import webdataset
+
+    tars = sorted(str(path) for path in Path(release_url).glob("images/*.tar"))
+    samples = (
+        webdataset.WebDataset(tars, shardshuffle=False)
+        .decode("pil")
+        .to_tuple("__key__", "jpg;png;webp;gif;bmp;tif", "json")
+    )
+    return sum(1 for _ in samples)

@@ -1,0 +1,16 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Source = Annotated[str, typer.Argument(help="folder or URL with tar shards, or one tar: ./raw, s3://bucket/raw")]
+Dest = Annotated[str, typer.Argument(help="folder or URL for artifacts, release and report")]
+Root = Annotated[
+    str, typer.Option("--root", "-r", envvar="IMAGE_CURATION_ROOT", help="the DEST that `curate` was given")
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(help="clip-vit-l-14, clip-vit-b-32, embedded, open_clip:MODEL/WEIGHTS, timm:NAME or onnx:PATH"),
+]
+PolicyFile = Annotated[str | None, typer.Option("--policy", help="policy YAML; see `image-curation policy`")]

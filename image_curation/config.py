@@ -1,0 +1,85 @@
+"""Settings: where the data is, which encoder, on what hardware; from arguments or IMAGE_CURATION_* in the environment."""
+
+import os
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from image_curation.decode.limits import DecodeLimits
+from image_curation.errors import ConfigError
+
+ENV_PREFIX = "IMAGE_CURATION_"
+
+
+class DuplicateSearch(BaseModel):
+    """How far down duplicates are searched. The policy may then choose any threshold above, without a new search."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    similarity_margin: float = Field(0.05, ge=0, le=1, description="cosine below the encoder's recommended threshold")
+    max_phash_distance: int = Field(8, ge=0, le=16, description="bits of 64")
+    brute_force_rows: int = Field(50_000, ge=0, description="compare all with all up to here, by cells beyond")
+
+
+class Settings(BaseSettings):
+    """All that a run needs to know besides the policy.
+
+    Every field can be given as an environment variable, e.g. IMAGE_CURATION_ENCODER or IMAGE_CURATION_DECODE__MAX_PIXELS.
+    Credentials are no settings: storage takes them from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    source: str = Field(description="folder or URL with tar shards, or one tar")
+    root: str = Field(description="folder or URL where all artifacts, the release and the report go")
+    policy: str | None = Field(None, description="policy YAML; none gives the defaults")
+    encoder: str = Field("embedded", description="an encoder profile, open_clip:MODEL/WEIGHTS, timm:NAME or onnx:PATH")
+    weights: str | None = Field(None, description="local file with the encoder's weights; none takes them from the hub")
+    heads: str | None = Field(None, description="folder with the LAION score heads' files")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cluster: str = Field(
+        "auto", description="auto, inline (no cluster), local, cuda, or a scheduler address tcp://host:port"
+    )
+    workers: int | None = Field(None, ge=1, description="local workers; none gives one a GPU, or up to four on CPUs")
+    batch_size: int = Field(64, ge=1, description="images decoded and embedded at a time")
+    decode: DecodeLimits = DecodeLimits()
+    duplicates: DuplicateSearch = DuplicateSearch()
+
+    @field_validator("source", "root", "policy", "heads")
+    @classmethod
+    def _absolute(cls, place: str | None) -> str | None:
+        """Local paths hold wherever a worker runs."""
+        return place if place is None or "://" in place else os.path.abspath(os.path.expanduser(place))
+
+    def local_workers(self) -> int:
+        """Workers of an embedded cluster on CPUs."""
+        return self.workers or min(os.cpu_count() or 1, 4)
+
+    def threads_per_worker(self) -> int:
+        """Threads that one worker decodes with."""
+        return max(1, (os.cpu_count() or 1) // self.local_workers())
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from arguments (None: not given) and, for the rest, the environment.
+
+    Raises:
+        ConfigError: something needed is in neither, or a value is wrong.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = [f"  {ENV_PREFIX}{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("settings are missing or wrong:\n" + "\n".join(wrong)) from error
+
+
+def resolve_device(device: str) -> Literal["cpu", "cuda"]:
+    """The device that "auto" stands for. Whether a GPU is there is asked of the driver: every GPU package imports without one."""
+    if device == "auto":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if device == "cuda" else "cpu"

@@ -1,0 +1,245 @@
+"""A list of encoded images -> upright RGB arrays, each from the decoder that suits it; a bad image costs only itself.
+
+| format | on a CPU | on a GPU |
+|---|---|---|
+| JPEG with one or three channels | simplejpeg (libjpeg-turbo), strict, reduced where harmless | nvImageCodec (nvJPEG) |
+| CMYK JPEG, PNG, WebP, BMP, PNM | nvImageCodec's CPU decoders | as on a CPU, then uploaded |
+| GIF, TIFF, AVIF, JPEG 2000, animated PNG; what is refused above | Pillow | as on a CPU, then uploaded |
+
+nvImageCodec 0.9 reads JPEG 2000 and TIFF too but is not asked to: damaged ones end the process in a segmentation fault
+(in its OpenCV and libtiff parts). Of an animated PNG it gives wrong colours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import simplejpeg
+
+from image_curation.decode.orientation import upright
+from image_curation.decode.pillow_reader import read_with_pillow
+from image_curation.errors import ConfigError, ImageError
+from image_curation.shards.header import Header
+from image_curation.shards.header import _pillow_quiet as pillow_quiet
+
+if TYPE_CHECKING:
+    from image_curation.decode.orientation import Pixels
+
+# Both libraries print several lines for each image that they refuse. Here a refusal is a value.
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+from nvidia import nvimgcodec  # type: ignore[attr-defined]  # it reads its verbosity while it is imported
+
+_LISTED_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "PPM"})
+_PLAIN_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
+_REDUCTIONS = (8, 4, 2, 1)
+_PARAMS = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image.
+
+    Attributes:
+        pixels: contiguous uint8 [h, w, 3], RGB, upright; a CUDA tensor from a codec for a GPU, else numpy.
+        reduction: 1, or 2, 4 or 8 for a JPEG whose every pixel stands for that many squared.
+        decoder: "simplejpeg", "nvimgcodec" or "pillow".
+        damaged: strict JPEG decoding objects (missing, surplus or wrong data), though the image can be decoded.
+    """
+
+    pixels: Pixels
+    reduction: int
+    decoder: str
+    damaged: bool
+
+
+class Codec(Protocol):
+    """Decodes lists of images for one device. Not to be used by two threads at once."""
+
+    def decode(self, images: Sequence[bytes], headers: Sequence[Header], short_side: int) -> list[Picture | ImageError]:
+        """One outcome an image, in order. A JPEG may come reduced if its short side keeps `short_side` pixels."""
+
+    def close(self) -> None:
+        """Stop the threads."""
+
+
+class CpuCodec:
+    """Decodes on `threads` threads of the host."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._listed = nvimgcodec.Decoder(
+            device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+            max_num_cpu_threads=threads,
+            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],  # without it, every image is refused
+        )
+        _check_decoder(self._listed, "on the CPU")
+
+    def decode(self, images: Sequence[bytes], headers: Sequence[Header], short_side: int) -> list[Picture | ImageError]:
+        """First simplejpeg, then nvImageCodec for what is left, then Pillow for what is still left."""
+        outcomes: dict[int, Picture | ImageError] = {}
+        damaged: set[int] = set()
+        strict = self._pool.map(_decode_strictly, images, headers, [short_side] * len(images))
+        for i, (picture, objected) in enumerate(strict):
+            if picture is not None:
+                outcomes[i] = picture
+            if objected:
+                damaged.add(i)
+
+        listed = [i for i, data in enumerate(images) if i not in outcomes and _is_listed(data, headers[i])]
+        for i, image in _decode_list(self._listed, images, listed):
+            picture = _picture(np.asarray(image), headers[i], 1, "nvimgcodec", i in damaged)
+            if picture is not None:
+                outcomes[i] = picture
+
+        rest = [i for i in range(len(images)) if i not in outcomes]
+        with pillow_quiet():
+            second = list(self._pool.map(lambda i: _second_chance(images[i], headers[i], i in damaged), rest))
+        outcomes.update(zip(rest, second, strict=True))
+        return [outcomes[i] for i in range(len(images))]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+
+class CudaCodec:
+    """Decodes JPEGs on a GPU, in its JPEG engine where it has one; all else, and what the GPU refuses, by `CpuCodec`.
+
+    Every outcome's pixels are a CUDA tensor. JPEGs are neither reduced nor checked for damage here: both belong to
+    libjpeg-turbo, whose speed the GPU is there to beat. `damaged` is True only for those that the GPU refuses, the host
+    decodes, and strict decoding objects to.
+    """
+
+    def __init__(self, device_id: int, threads: int) -> None:
+        import torch
+
+        self._device = torch.device("cuda", device_id)
+        self._host = CpuCodec(threads)
+        kinds = nvimgcodec.BackendKind
+        self._decoder = nvimgcodec.Decoder(
+            device_id=device_id,
+            max_num_cpu_threads=threads,
+            backends=[nvimgcodec.Backend(k) for k in (kinds.HW_GPU_ONLY, kinds.GPU_ONLY, kinds.HYBRID_CPU_GPU)],
+            options=":fancy_upsampling=1",  # chroma as libjpeg-turbo, and so CLIP's training, interpolates it
+        )
+        _check_decoder(self._decoder, f"on GPU {device_id}")
+
+    def decode(self, images: Sequence[bytes], headers: Sequence[Header], short_side: int) -> list[Picture | ImageError]:
+        """First the GPU for plain JPEGs, then the host for what is left."""
+        import torch
+
+        outcomes: dict[int, Picture | ImageError] = {}
+        plain = [i for i, data in enumerate(images) if headers[i].format == "JPEG" and _colours(data) in _PLAIN_COLOURS]
+        for i, image in _decode_list(self._decoder, images, plain):
+            picture = _picture(torch.utils.dlpack.from_dlpack(image), headers[i], 1, "nvimgcodec", damaged=False)
+            if picture is not None:
+                outcomes[i] = picture
+
+        rest = [i for i in range(len(images)) if i not in outcomes]
+        second = self._host.decode([images[i] for i in rest], [headers[i] for i in rest], short_side)
+        outcomes.update(zip(rest, map(self._upload, second), strict=True))
+        return [outcomes[i] for i in range(len(images))]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._host.close()
+
+    def _upload(self, outcome: Picture | ImageError) -> Picture | ImageError:
+        import torch
+
+        if isinstance(outcome, ImageError):
+            return outcome
+        return replace(outcome, pixels=torch.as_tensor(outcome.pixels).to(self._device))
+
+
+def jpeg_reduction(width: int, height: int, short_side: int) -> int:
+    """The largest of 8, 4, 2 and 1 by which libjpeg can reduce while it decodes that keeps `short_side` pixels.
+
+    Halves only: libjpeg's other scales (3/8, 5/8, ...) have no SIMD code and saved no time on 1 to 3 megapixels.
+    """
+    shorter = min(width, height)
+    return next((r for r in _REDUCTIONS if -(-shorter // r) >= short_side), 1)
+
+
+def _decode_strictly(data: bytes, header: Header, short_side: int) -> tuple[Picture | None, bool]:
+    """Decode a JPEG with every warning of libjpeg taken as an error: the picture or None, and whether it objected."""
+    if header.format != "JPEG":
+        return None, False
+    plain = _colours(data) in _PLAIN_COLOURS
+    reduction = jpeg_reduction(header.width, header.height, short_side) if plain else _REDUCTIONS[0]
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "RGB" if plain else "CMYK",
+            min_height=-(-header.height // reduction),
+            min_width=-(-header.width // reduction),
+            min_factor=reduction,
+        )
+    except ValueError:
+        return None, True
+    # CMYK was decoded, as small as can be, only to learn whether it is damaged; nvImageCodec converts it to RGB.
+    return (_picture(pixels, header, reduction, "simplejpeg", damaged=False) if plain else None), False
+
+
+def _colours(jpeg: bytes) -> str | None:
+    """The colour space that a JPEG is stored in, or None where libjpeg finds none."""
+    try:
+        return str(simplejpeg.decode_jpeg_header(jpeg, strict=False)[2])
+    except ValueError:
+        return None
+
+
+def _is_listed(data: bytes, header: Header) -> bool:
+    animated = header.format == "PNG" and b"acTL" in data  # in picture data by chance: then Pillow reads that PNG
+    return header.format in _LISTED_FORMATS and not animated
+
+
+def _decode_list(
+    decoder: nvimgcodec.Decoder, images: Sequence[bytes], chosen: Sequence[int]
+) -> Iterable[tuple[int, Any]]:
+    """The position and nvImageCodec image of each chosen one that can be decoded."""
+    decoded = decoder.decode([images[i] for i in chosen], params=_PARAMS) if chosen else []
+    return [(i, image) for i, image in zip(chosen, decoded, strict=True) if image is not None]
+
+
+def _second_chance(data: bytes, header: Header, damaged: bool) -> Picture | ImageError:
+    try:
+        pixels = read_with_pillow(data, header)
+    except ImageError as error:
+        return error
+    if header.format == "TIFF":  # which Pillow turns by itself
+        width, height = header.shown_size
+        header = Header(header.format, width, height, orientation=1)
+    picture = _picture(pixels, header, 1, "pillow", damaged)
+    if picture is None:
+        height, width = pixels.shape[:2]
+        return ImageError(
+            "decode_failed", f"{header.format} image decodes to {width} x {height}, not as its header says"
+        )
+    return picture
+
+
+def _picture(stored: Pixels, header: Header, reduction: int, decoder: str, damaged: bool) -> Picture | None:
+    """A picture of pixels as stored, or None where their number is not what the header says (a decoder went astray)."""
+    expected = (-(-header.height // reduction), -(-header.width // reduction), 3)
+    if tuple(stored.shape) != expected:
+        return None
+    return Picture(upright(stored, header.orientation), reduction, decoder, damaged)
+
+
+def _check_decoder(decoder: nvimgcodec.Decoder, where: str) -> None:
+    """nvImageCodec refuses every image, with no error, where a part of it cannot be loaded. Find that out at once."""
+    gray = np.full((64, 64, 3), 100, np.uint8)
+    image = decoder.decode([simplejpeg.encode_jpeg(gray, quality=95)], params=_PARAMS)[0]
+    if image is None or np.abs(np.asarray(image.cpu()).astype(int) - 100).max() > 4:
+        raise ConfigError(
+            f"nvImageCodec cannot decode a plain JPEG {where}. Set PYNVIMGCODEC_VERBOSITY=2 to see why; reinstall "
+            "nvidia-nvimgcodec-cu12 (or -cu13) of the version that DALI asks for, or use device 'cpu'."
+        )

@@ -1,0 +1,172 @@
+"""Vectors -> cells: a frozen generation of centroids, and for each vector its cell and the cells that it is a ghost in.
+
+A duplicate of a vector near a border may lie in the next cell. So a vector is also shown, as a ghost, to the cells that
+a duplicate of it could be in. With y = x cos(phi) + u sin(phi), u a unit vector and cos(phi) >= t, y is nearer to
+centroid c than to x's own c1 only if s1 - sc < tan(arccos t) |c1 - c|, s being dot products with x. That bound is for
+the worst u; a `margin` of it is enough for nearly all. Measured at t = 0.95 on 200,000 synthetic vectors, duplicates
+differing in the same directions as other images do: recall 0.91 without ghosts, 0.98 with one a vector (margin 0.1),
+0.999 with five (margin 0.2).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
+from image_curation.errors import ConfigError
+
+SAMPLE_PER_CELL = 256  # vectors to train on, a cell
+ROWS_PER_CELL = 16_384  # at most, on average
+MIN_CELLS = 256
+TILE_VALUES = 1 << 22  # scores, and values of vectors, held at a time: 32 MB each
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A generation. Whether two vectors are compared depends on them, this and the threshold alone.
+
+    Attributes:
+        centroids: float32 [k, d], unit vectors rounded to fp16 values, so that products with them are exact in fp64.
+        margin: share of the worst-case bound within which a vector becomes a ghost.
+        max_ghosts: cells that a vector may be a ghost in, nearest first.
+    """
+
+    centroids: npt.NDArray[np.float32]
+    margin: float
+    max_ghosts: int
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Where n vectors belong.
+
+    Attributes:
+        cell: int32 [n], the nearest centroid; -1 where there is no vector.
+        ghost_offsets, ghost_cells: int64 [n + 1], int32 [g]: vector i is a ghost in
+            ghost_cells[ghost_offsets[i] : ghost_offsets[i + 1]], nearest first.
+    """
+
+    cell: npt.NDArray[np.int32]
+    ghost_offsets: Rows
+    ghost_cells: npt.NDArray[np.int32]
+
+
+def cell_count(n: int) -> int:
+    """A fitting number of cells for n vectors: a power of two, 8,192 to 16,384 vectors a cell, at least 256 cells."""
+    cells = MIN_CELLS
+    while cells * ROWS_PER_CELL < n:
+        cells *= 2
+    return cells
+
+
+def train_cells(
+    sample: Float16s, n_cells: int, seed: int = 0, margin: float = 0.2, max_ghosts: int = 15, iterations: int = 10
+) -> Cells:
+    """Spherical k-means (Dhillon and Modha 2001): centroids are unit vectors, the nearest has the largest dot product.
+
+    Scores and sums of fp16 rows are exact in fp64 here, so neither tiling nor the number of threads changes the result.
+    An empty cell is started again at the vector that fits its own cell least.
+
+    Args:
+        sample: fp16 [n, d] unit vectors, some `SAMPLE_PER_CELL` a cell. Their order makes no difference.
+        n_cells: centroids to make; fewer are made if the sample has fewer distinct vectors.
+
+    Raises:
+        ConfigError: the sample holds no vector at all, or `n_cells` is below 1.
+    """
+    measured = Vectors.measure(sample)
+    distinct = np.unique(measured.row_bytes(measured.rows))
+    values = distinct.view(np.float16).reshape(-1, sample.shape[1])
+    if n_cells < 1 or len(values) == 0:
+        raise ConfigError(
+            f"n_cells={n_cells} and the {len(values)} distinct vectors of the sample should be 1 or more."
+        )
+    centroids = values[np.random.default_rng(seed).permutation(len(values))[:n_cells]].astype(np.float64)
+    for _ in range(iterations):
+        centroids = _moved(values, _unit16(centroids))
+    return Cells(_unit16(centroids).astype(np.float32), margin, max_ghosts)
+
+
+def assign(vectors: Float16s, cells: Cells, threshold: float) -> Assignment:
+    """The cell of each vector and the cells it is a ghost in, for duplicates down to a cosine of `threshold`.
+
+    Each row's answer depends on that row alone, to the last bit: scores are exact, and what is compared with them is
+    made of them by IEEE operations. A tie goes to the cell with the smaller number.
+
+    Args:
+        vectors: fp16 [n, d] unit vectors; rows of zeros or NaN belong nowhere.
+        threshold: 0 < t <= 1.
+
+    Raises:
+        ConfigError: the threshold is out of range, or the cells were made for vectors of another dimension.
+    """
+    check_threshold(threshold)
+    if vectors.shape[1] != cells.centroids.shape[1]:
+        raise ConfigError(f"vectors have {vectors.shape[1]} dimensions, the cells {cells.centroids.shape[1]}.")
+    measured = Vectors.measure(vectors)
+    centroids = cells.centroids.astype(np.float64)
+    reach = cells.margin * math.sqrt(1 - threshold * threshold) / threshold  # margin tan(arccos t)
+    cell = np.full(len(vectors), -1, np.int32)
+    counts = np.zeros(len(vectors) + 1, np.int64)
+    ghosts = [np.empty(0, np.int32)]
+    for rows in _tiles(measured.rows, centroids):
+        best, owner, ghost = _assign_tile(measured.values[rows].astype(np.float64), centroids, reach, cells.max_ghosts)
+        cell[rows] = best
+        counts[rows + 1] = np.bincount(owner, minlength=len(rows))
+        ghosts.append(ghost.astype(np.int32))
+    return Assignment(cell, np.cumsum(counts), np.concatenate(ghosts))
+
+
+def _assign_tile(x: Float64s, centroids: Float64s, reach: float, max_ghosts: int) -> tuple[Rows, Rows, Rows]:
+    """Best cell of each row of x, and pairs (row of x, ghost cell) sorted by row, nearest cell first."""
+    scores = x @ centroids.T
+    best = scores.argmax(axis=1)
+    gap = scores[np.arange(len(x)), best][:, None] - scores
+    used, place = np.unique(best, return_inverse=True)
+    candidate = gap < reach * _distances(centroids, used)[place]
+    candidate[np.arange(len(x)), best] = False
+    row, ghost = np.nonzero(candidate)
+    order = np.lexsort((ghost, gap[row, ghost], row))
+    row, ghost = row[order], ghost[order]
+    nth = np.arange(len(row)) - np.searchsorted(row, row)  # 0 for the nearest ghost cell of a row
+    return best, row[nth < max_ghosts], ghost[nth < max_ghosts]
+
+
+def _distances(centroids: Float64s, which: Rows) -> Float64s:
+    """|c_i - c_j| for i in `which` and every j: float64 [len(which), k]."""
+    squares = np.einsum("ij,ij->i", centroids, centroids)
+    squared = squares[which][:, None] + squares - 2 * (centroids[which] @ centroids.T)
+    distances: Float64s = np.sqrt(np.maximum(squared, 0))
+    return distances
+
+
+def _moved(values: Float16s, centroids: Float64s) -> Float64s:
+    """One step: the sum of the vectors of each cell."""
+    sums, counts = np.zeros_like(centroids), np.zeros(len(centroids), np.int64)
+    fit = np.empty(len(values))
+    for rows in _tiles(np.arange(len(values)), centroids):
+        x = values[rows].astype(np.float64)
+        scores = x @ centroids.T
+        best = scores.argmax(axis=1)
+        fit[rows] = scores[np.arange(len(rows)), best]
+        members = csr_array((np.ones(len(rows)), (best, np.arange(len(rows)))), shape=(len(centroids), len(rows)))
+        sums += members @ x
+        counts += np.bincount(best, minlength=len(centroids))
+    empty = (counts == 0) | ~sums.any(axis=1)
+    sums[empty] = values[np.argsort(fit, kind="stable")[: empty.sum()]]
+    return sums
+
+
+def _unit16(vectors: Float64s) -> Float64s:
+    """Rows scaled to unit norm and rounded to fp16 values."""
+    unit: Float64s = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16).astype(np.float64)
+    return unit
+
+
+def _tiles(rows: Rows, centroids: Float64s) -> list[Rows]:
+    step = max(1, TILE_VALUES // max(centroids.shape))
+    return [rows[start : start + step] for start in range(0, len(rows), step)]

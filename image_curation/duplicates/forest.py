@@ -1,0 +1,67 @@
+"""Edges -> a maximum spanning forest: at most n - 1 edges with the same connected components at every threshold.
+
+Filtering the forest at any threshold gives exactly the components that all edges have there, and the forest of a forest
+and further edges is the forest of all edges (the cycle property): so thresholds are chosen late and increments compose.
+This holds for one scale of similarity. Kinds of edges are on different scales and are cut by thresholds of their own:
+so each kind keeps its own forest, and their union has the right components at every combination of thresholds.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from image_curation.duplicates.edges import Edges, Kind, concatenate
+
+BATCH_EDGES = 1_000_000  # edges held before they are reduced: 25 MB, about a second of work
+
+
+def maximum_spanning_forest(edges: Edges, n: int) -> Edges:
+    """The one spanning forest that prefers the strongest edges: similarity down, then kind, a and b up.
+
+    Since no two edges tie, the forest is unique and depends on neither the order nor the repetition of edges.
+
+    Args:
+        edges: m edges between rows below `n`; a pair may be there more than once.
+        n: number of rows.
+
+    Returns:
+        At most n - 1 of the edges, strongest first.
+    """
+    if len(edges) == 0:
+        return edges
+    if edges.b.max() >= n:
+        raise ValueError(f"row {edges.b.max()} of an edge should be < n={n}")
+    edges = _best_of_each_pair(edges.take(np.lexsort((edges.b, edges.a, edges.kind, -edges.similarity))))
+    rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
+    # Ranks 1..m as weights: distinct, so that scipy has no tie to break its own way; and none is 0, which it would drop
+    ranks = np.arange(1, len(edges) + 1, dtype=np.float64)
+    graph = coo_array((ranks, (ends[: len(edges)], ends[len(edges) :])), shape=(len(rows), len(rows)))
+    tree = minimum_spanning_tree(graph.tocsr())
+    return edges.take(np.sort(tree.data).astype(np.int64) - 1)
+
+
+def _best_of_each_pair(ranked: Edges) -> Edges:
+    """Drop repeated pairs (scipy would add their weights up). Edges come and go strongest first."""
+    order = np.lexsort((ranked.b, ranked.a))  # stable: of equal pairs the strongest stays first
+    a, b = ranked.a[order], ranked.b[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+    return ranked.take(np.sort(order[first]))
+
+
+def spanning_forests(edges: Edges, n: int) -> Edges:
+    """One maximum spanning forest a kind, together: at most 3 (n - 1) edges, right at all thresholds of each kind."""
+    return concatenate([maximum_spanning_forest(edges.of(kind), n) for kind in Kind])
+
+
+def forest_of_batches(batches: Iterable[Edges], n: int, batch_edges: int = BATCH_EDGES) -> Edges:
+    """The maximum spanning forest of edges of one kind that arrive in batches; holds a batch + `batch_edges` + n."""
+    held, count = [Edges.none()], 0
+    for batch in batches:
+        held.append(batch)
+        count += len(batch)
+        if count > batch_edges:
+            held, count = [maximum_spanning_forest(concatenate(held), n)], 0
+    return maximum_spanning_forest(concatenate(held), n)

@@ -1,0 +1,116 @@
+"""Perceptual hashes -> edges between samples whose hashes differ in a few of 64 bits.
+
+Multi-index hashing (Norouzi, Punjani, Fleet: "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012): the
+hash is cut into four bands of 16 bits. Two hashes within a distance are, by the pigeonhole principle, within about a
+quarter of it in some band; so every pair is met by looking up all near values of each band in turn, and none is missed.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from image_curation.duplicates.edges import HASH_BITS, Edges, Kind, Rows, collapse
+from image_curation.duplicates.forest import forest_of_batches
+from image_curation.errors import ConfigError
+
+Hashes = npt.NDArray[np.uint64]
+BANDS, BAND_BITS = 4, 16
+MAX_DISTANCE = 16  # unrelated hashes differ in 32 +- 4 bits: beyond a quarter of the bits, chance begins to make pairs
+CHUNK_PAIRS = 4_000_000  # candidates compared at a time: about 200 MB
+
+
+def perceptual_edges(phash: Hashes, max_distance: int, usable: npt.NDArray[np.bool_] | None = None) -> Edges:
+    """The maximum spanning forest of all pairs of hashes within a Hamming distance. No such pair is missed.
+
+    Equal hashes are tied to the first of them and enter the search once, so that many copies cost no more than one.
+    At a distance of 8 a hash meets about n / 350 others if the hashes spread evenly over their bands. At worst, all
+    sharing a band, every distinct hash meets every other, in bounded memory.
+
+    Args:
+        phash: uint64 [n].
+        max_distance: bits that may differ, 0 to 16.
+        usable: bool [n], which rows have a hash that says something. A flat image has none: its bits are chance.
+
+    Returns:
+        At most n - 1 edges with similarity 1 - distance / 64.
+
+    Raises:
+        ConfigError: `max_distance` is out of range.
+    """
+    if not 0 <= max_distance <= MAX_DISTANCE:
+        raise ConfigError(f"max_distance={max_distance} should be from 0 to {MAX_DISTANCE} bits of {HASH_BITS}.")
+    rows = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
+    distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
+    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance), len(phash))
+
+
+def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.int64]:
+    """Number of bits in which x[i] and y[i] differ."""
+    bits: npt.NDArray[np.int64] = np.bitwise_count(x ^ y).astype(np.int64)
+    return bits
+
+
+def _all_edges(phash: Hashes, distinct: Rows, copies: Edges, max_distance: int) -> Iterator[Edges]:
+    yield copies
+    for i, j, distance in _near_pairs(phash[distinct], max_distance):
+        yield Edges.between(distinct[i], distinct[j], 1 - distance / HASH_BITS, Kind.PERCEPTUAL)
+
+
+def _band_radii(max_distance: int) -> list[int]:
+    """How far to search in each band; -1 is not at all.
+
+    With max_distance = 4 s + r, the first r + 1 bands are searched to s and the others to s - 1: a pair missed by all
+    of them would differ in at least (r + 1)(s + 1) + (3 - r) s = max_distance + 1 bits (Norouzi et al.).
+    """
+    whole, rest = divmod(max_distance, BANDS)
+    return [whole if band <= rest else whole - 1 for band in range(BANDS)]
+
+
+def _masks(radius: int) -> list[int]:
+    """All 16-bit values with at most `radius` bits set."""
+    return [
+        sum(1 << bit for bit in bits) for size in range(radius + 1) for bits in combinations(range(BAND_BITS), size)
+    ]
+
+
+def _near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
+    """Positions and distance of all pairs of distinct hashes within `max_distance`, each pair once, in batches."""
+    bands = np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, BANDS)
+    radii = np.array(_band_radii(max_distance))
+    for band in range(BANDS):
+        for i, j in _candidates(bands[:, band], _masks(radii[band])):
+            distance = hamming(hashes[i], hashes[j])
+            near = distance <= max_distance
+            i, j, distance = i[near], j[near], distance[near]
+            met_before = (np.bitwise_count(bands[i, :band] ^ bands[j, :band]) <= radii[:band]).any(axis=1)
+            yield i[~met_before], j[~met_before], distance[~met_before]
+
+
+def _candidates(values: npt.NDArray[np.uint16], masks: list[int]) -> Iterator[tuple[Rows, Rows]]:
+    """Pairs of positions, each once, whose 16-bit values differ by exactly one of the masks."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order].astype(np.int64)
+    bounds = np.searchsorted(ranked, np.arange((1 << BAND_BITS) + 1))  # value v lies at bounds[v] .. bounds[v + 1]
+    for mask in masks:
+        partner = ranked ^ mask
+        first, last = bounds[partner], bounds[partner + 1]
+        if mask == 0:
+            first = np.arange(1, len(ranked) + 1)  # only the rest of the same bucket
+        else:
+            last = np.where(ranked < partner, last, first)  # each pair of buckets from one side
+        for place, other in _expand(first, last):
+            yield order[place], order[other]
+
+
+def _expand(first: Rows, last: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """(p, q) for every p and every q in first[p] .. last[p], about `CHUNK_PAIRS` at a time."""
+    counts = last - first
+    places = np.flatnonzero(counts)
+    chunk = np.cumsum(counts[places]) // CHUNK_PAIRS
+    for part in np.split(places, np.flatnonzero(np.diff(chunk)) + 1):
+        size = counts[part]
+        before = np.cumsum(size) - size
+        place = np.repeat(part, size)
+        yield place, np.arange(len(place)) - np.repeat(before, size) + np.repeat(first[part], size)

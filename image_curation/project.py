@@ -1,0 +1,141 @@
+"""Where everything of one curation lies, and the settings and policy that made it."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from image_curation import storage
+from image_curation.config import Settings, load_settings
+from image_curation.encoders import Profile, profile
+from image_curation.errors import ConfigError
+from image_curation.policy import Policy, load_policy
+from image_curation.storage import join
+
+_REMEMBERED = "image-curation.json"
+
+
+@dataclass(frozen=True)
+class Project:
+    """One source, one root, one encoder, one policy. A plain value: it travels to workers as it is.
+
+    Below the root lie `shard_index/SHARD.parquet`, `embeddings/ENCODER/SHARD.parquet`, the scores and duplicate groups
+    likewise, `selection/SHARD.parquet`, `release/` and `report/report.html`.
+    """
+
+    settings: Settings
+    policy: Policy = field(default_factory=Policy)
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Project":
+        """Read the policy that the settings name, and check that encoder and policy fit.
+
+        Raises:
+            ConfigError: the encoder is not known, the policy is wrong, or its thresholds lie below what is searched.
+        """
+        project = cls(settings, load_policy(settings.policy))
+        project._check_floors()
+        return project
+
+    @classmethod
+    def recall(cls, root: str) -> "Project":
+        """The project that was last curated into `root`.
+
+        Raises:
+            ConfigError: nothing was curated there.
+        """
+        url = join(root, _REMEMBERED)
+        if not storage.exists(url):
+            raise ConfigError(f"nothing has been curated into {root} yet: `image-curation curate SOURCE {root}` does.")
+        return cls.load(load_settings(**json.loads(storage.read_bytes(url)) | {"root": root}))
+
+    def remember(self) -> None:
+        """Note the settings below the root, so that `recall` needs nothing else. No secret is among them."""
+        storage.write_bytes(self._url(_REMEMBERED), self.settings.model_dump_json(indent=2).encode() + b"\n")
+
+    def selected_shards(self) -> list[str]:
+        """All shards that have a selection, by name.
+
+        Raises:
+            ConfigError: none has.
+        """
+        folder = self._url("selection")
+        names = [file.name for file in storage.list_files(folder)] if storage.exists(folder) else []
+        shards = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+        if not shards:
+            raise ConfigError(f"there is no selection below {self.settings.root}: run `image-curation curate` first.")
+        return shards
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The encoder's profile."""
+        return profile(self.settings.encoder)
+
+    @property
+    def min_similarity(self) -> float:
+        """The cosine above which two images are duplicates: the policy's, or what the profile recommends."""
+        chosen = self.policy.duplicates.min_similarity
+        return self.profile.duplicate_similarity if chosen in ("auto", None) else float(chosen)
+
+    @property
+    def similarity_floor(self) -> float:
+        """The cosine down to which pairs are searched and stored, whatever the policy."""
+        return round(self.profile.duplicate_similarity - self.settings.duplicates.similarity_margin, 6)
+
+    def index_url(self, shard: str) -> str:
+        """The shard's index."""
+        return self._url("shard_index", f"{shard}.parquet")
+
+    def embeddings_url(self, shard: str) -> str:
+        """The shard's vectors and what was measured while decoding."""
+        return self._url("embeddings", self._encoder, f"{shard}.parquet")
+
+    def scores_url(self, score: str, shard: str) -> str:
+        """The shard's scores of one kind (`aesthetic`, `nsfw`)."""
+        return self._url(f"{score}_scores", self._encoder, f"{shard}.parquet")
+
+    @property
+    def members_url(self) -> str:
+        """All samples that have a duplicate, with their vectors."""
+        return self._url("duplicate_groups", self._encoder, "members.parquet")
+
+    @property
+    def edges_url(self) -> str:
+        """The pairs found, as row numbers of the members."""
+        return self._url("duplicate_groups", self._encoder, "edges.parquet")
+
+    def selection_url(self, shard: str) -> str:
+        """The decision for each sample of the shard."""
+        return self._url("selection", f"{shard}.parquet")
+
+    @property
+    def release_url(self) -> str:
+        """The folder of the release."""
+        return self._url("release")
+
+    @property
+    def report_url(self) -> str:
+        """The report page."""
+        return self._url("report", "report.html")
+
+    @property
+    def _encoder(self) -> str:
+        """The encoder's name as a folder, so that vectors of different encoders never meet."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.profile.name)
+
+    def _url(self, *parts: str) -> str:
+        return join(self.settings.root, *parts)
+
+    def _check_floors(self) -> None:
+        if self.min_similarity < self.similarity_floor:
+            raise ConfigError(
+                f"duplicates.min_similarity={self.min_similarity} should be >= {self.similarity_floor}, down to which "
+                f"pairs are searched with encoder {self.profile.name}. Raise it in the policy, or raise "
+                "IMAGE_CURATION_DUPLICATES__SIMILARITY_MARGIN to search further down."
+            )
+        wanted, searched = self.policy.duplicates.max_phash_distance, self.settings.duplicates.max_phash_distance
+        if wanted is not None and wanted > searched:
+            raise ConfigError(
+                f"duplicates.max_phash_distance={wanted} should be <= {searched}, up to which pairs are searched. "
+                "Lower it in the policy, or raise IMAGE_CURATION_DUPLICATES__MAX_PHASH_DISTANCE."
+            )

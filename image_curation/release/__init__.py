@@ -1,0 +1,1 @@
+"""Kept samples -> a release: even WebDataset tars, Parquet and a DALI index beside each, and a manifest."""

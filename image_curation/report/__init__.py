@@ -1,0 +1,1 @@
+"""What curation did, as one HTML page and as pictures for the metadata of each step."""

@@ -1,0 +1,167 @@
+"""A project's artifacts -> the plain values that the report page is made of."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import image_curation
+from image_curation.artifacts import read_artifact, read_table
+from image_curation.audit import shard_ledger, total_ledger, unreadable_shards
+from image_curation.project import Project
+from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, Sheet, ShardCounts
+from image_curation.report.thumbnails import thumbnails
+from image_curation.samples import SCORES, read_samples
+
+SHEET_IMAGES = 48
+GROUPS = 24
+GROUP_MEMBERS = 6
+FAILURES = 200
+
+_SHOWN = ("shard", "key", "image_offset", "image_size", "sha256", "status", "error", "width", "height")
+_MEASURES = ("aesthetic", "nsfw", "sharpness", "exposure", "contrast", "short_side", "aspect_ratio")
+_DECIDED = ("decision", "reason", "detail", "group", "similarity", "how")
+
+
+def gather(project: Project, shards: Sequence[str]) -> ReportData:
+    """Everything that the report shows, of all `shards`.
+
+    Raises:
+        ArtifactError: a shard has no selection yet.
+    """
+    shards = sorted(shards)
+    samples = pa.concat_tables([_decided_samples(project, shard) for shard in shards])
+    ledgers = {shard: shard_ledger(project, shard) for shard in shards}
+    urls = {shard: read_artifact(project.index_url(shard)).facts["url"] for shard in shards}
+    failures = samples.filter(pc.equal(samples["decision"], "failed"))
+    groups, n_groups = _groups(project, samples, urls)
+    return ReportData(
+        title="Curation report",
+        created_from=_created_from(project),
+        ledger=total_ledger(ledgers.values()),
+        per_shard=[
+            ShardCounts(shard, one.read, one.kept, sum(one.dropped.values()), sum(one.failed.values()))
+            for shard, one in ledgers.items()
+        ],
+        histograms=histograms(project, samples, _null_reasons(project, shards)),
+        sheets=_sheets(project, samples, urls),
+        duplicate_groups=groups,
+        failures=[
+            Failure(row["shard"], row["key"], row["status"], row["error"])
+            for row in failures.slice(0, FAILURES).to_pylist()
+        ],
+        warnings=_warnings(project, shards),
+        total_groups=n_groups,
+        total_failures=len(failures),
+    )
+
+
+def _decided_samples(project: Project, shard: str) -> pa.Table:
+    samples = read_samples(project, shard).select([*_SHOWN, *_MEASURES])
+    decided = read_table(project.selection_url(shard), _DECIDED)
+    for name in _DECIDED:
+        samples = samples.append_column(name, decided[name])
+    return samples
+
+
+def _created_from(project: Project) -> dict[str, str]:
+    settings = project.settings
+    return {
+        "Source": settings.source,
+        "Encoder": project.profile.name,
+        "Policy": f"{settings.policy or 'defaults'} ({project.policy.fingerprint()[:8]})",
+        "Duplicates from cosine": f"{project.min_similarity:g}",
+        "image-curation": image_curation.__version__,
+    }
+
+
+def _null_reasons(project: Project, shards: Sequence[str]) -> dict[str, str]:
+    """Why all scores of a kind are null, for those kinds for which they are."""
+    reasons = {score: read_artifact(project.scores_url(score, shards[0])).facts["null_reason"] for score in SCORES}
+    return {score: reason for score, reason in reasons.items() if reason}
+
+
+def _warnings(project: Project, shards: Sequence[str]) -> list[str]:
+    warnings = [f"Shard {shard} cannot be read: {why}" for shard, why in unreadable_shards(project, shards).items()]
+    if not project.profile.semantic:
+        warnings.append(
+            f"The encoder `{project.profile.name}` is not CLIP: its vectors describe shapes and colours, not meaning. "
+            "There are no aesthetic and NSFW scores, and only near-copies are found. Use `clip-vit-l-14` for real work."
+        )
+    return warnings
+
+
+def histograms(project: Project, samples: pa.Table, null_reasons: dict[str, str]) -> list[Histogram]:
+    """One histogram a measure, with the policy's thresholds drawn in."""
+    image, rules = project.policy.image, project.policy
+    wanted: list[tuple[str, str, float | None, str, str]] = [
+        ("aesthetic", "Aesthetic score", rules.aesthetic.min, "above", ""),
+        ("nsfw", "NSFW score", rules.nsfw.max, "below", ""),
+        ("short_side", "Shorter side", image.min_short_side, "above", "px"),
+        ("aspect_ratio", "Aspect ratio", image.max_aspect_ratio, "below", ""),
+        ("sharpness", "Sharpness", image.min_sharpness, "above", ""),
+        ("exposure", "Mean luminance", image.min_exposure, "above", ""),
+        ("contrast", "Contrast", image.min_contrast, "above", ""),
+    ]
+    return [
+        Histogram(
+            name,
+            label,
+            _floats(samples[name]),
+            threshold,
+            "above" if side == "above" else "below",
+            unit,
+            null_reasons.get(name),
+        )
+        for name, label, threshold, side, unit in wanted
+    ]
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return values
+
+
+def _sheets(project: Project, samples: pa.Table, urls: dict[str, str]) -> list[Sheet]:
+    """Kept samples, then the dropped ones by reason, most frequent first."""
+    sheets = [
+        _sheet(project, samples.filter(pc.equal(samples["decision"], "kept")), urls, "Kept", "A sample of what stays.")
+    ]
+    dropped = samples.filter(pc.equal(samples["decision"], "dropped"))
+    reasons = sorted(dropped["reason"].value_counts().to_pylist(), key=lambda row: (-row["counts"], row["values"]))
+    for row in reasons:
+        chosen = dropped.filter(pc.equal(dropped["reason"], row["values"]))
+        example = f"For example: {chosen['key'][0]}, {chosen['detail'][0]}."
+        sheets.append(_sheet(project, chosen, urls, f"Dropped: {row['values'].replace('_', ' ')}", example))
+    return [sheet for sheet in sheets if sheet.total]
+
+
+def _sheet(project: Project, chosen: pa.Table, urls: dict[str, str], title: str, caption: str) -> Sheet:
+    """An even sample: in order of the content hash, which has nothing to do with shard or subject."""
+    shown = chosen.sort_by("sha256").slice(0, SHEET_IMAGES)
+    return Sheet(title, caption, thumbnails(project, shown, urls), shown["key"].to_pylist(), total=len(chosen))
+
+
+def _groups(project: Project, samples: pa.Table, urls: dict[str, str]) -> tuple[list[GroupView], int]:
+    """The largest duplicate groups, the representative first, and how many groups there are."""
+    grouped = samples.filter(pc.is_valid(samples["group"]))
+    sizes = sorted(grouped["group"].value_counts().to_pylist(), key=lambda row: (-row["counts"], row["values"]))
+    views = []
+    for row in sizes[:GROUPS]:
+        members = grouped.filter(pc.equal(grouped["group"], row["values"])).sort_by([("similarity", "descending")])
+        names = [
+            f"{shard}/{key}"
+            for shard, key in zip(members["shard"].to_pylist(), members["key"].to_pylist(), strict=True)
+        ]
+        first = names.index(row["values"])
+        order = [first, *(i for i in range(len(names)) if i != first)][: GROUP_MEMBERS + 1]
+        shown = members.take(pa.array(order))
+        pictures = thumbnails(project, shown, urls)
+        twins = [
+            GroupMember(pictures[i], names[order[i]], shown["similarity"][i].as_py(), shown["how"][i].as_py() or "")
+            for i in range(1, len(order))
+        ]
+        views.append(GroupView(pictures[0], row["values"], twins))
+    return views, len(sizes)

@@ -1,0 +1,243 @@
+"""Decide what is kept: samples with their measures, duplicate edges and a policy -> a decision and its reason for each.
+
+Three pure steps. `judge` looks at each sample by itself. `resolve_duplicates` looks at the members of duplicate groups,
+of which there are few. `decide` puts both together into one row for every sample that was ever read.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from image_curation.duplicates.edges import Edges
+from image_curation.duplicates.groups import choose_survivors, connected_groups, filter_edges, similarity_to_survivor
+from image_curation.policy import Policy, Rank
+
+CODE_VERSION = "1"
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),  # kept | dropped | failed
+        pa.field("reason", pa.string()),  # null when kept; the status when failed
+        pa.field("detail", pa.string()),  # the sentence for people
+        pa.field("group", pa.string()),  # shard/key of the group's survivor; null for a sample without duplicates
+        pa.field("representative_shard", pa.string()),
+        pa.field("representative_key", pa.string()),
+        pa.field("similarity", pa.float64()),  # cosine to the representative
+        pa.field("how", pa.string()),  # exact | perceptual | semantic | chain
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One reason to drop a sample: where it holds, and what to say (`{value}` is the sample's own value)."""
+
+    reason: str
+    drops: Callable[[pa.Table], pa.ChunkedArray]
+    sentence: str
+    column: str | None = None
+
+
+def judge(samples: pa.Table, policy: Policy) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+    """What each sample's own measures say, by the first rule that drops it.
+
+    Args:
+        samples: n rows with the columns of `samples.read_samples`.
+        policy: the rules.
+
+    Returns:
+        (reason, detail), object [n] each: None where no rule drops the sample. A failed sample has its status and error.
+    """
+    reasons = np.array(samples["status"].to_pylist(), dtype=object)
+    details = np.array(samples["error"].to_pylist(), dtype=object)
+    reasons[reasons == "ok"] = None
+    for rule in _rules(policy):
+        drops = pc.fill_null(rule.drops(samples), False).to_numpy().astype(bool) & (reasons == None)  # noqa: E711
+        reasons[drops] = rule.reason
+        for i in np.flatnonzero(drops):
+            value = samples[rule.column][int(i)].as_py() if rule.column else None
+            details[i] = rule.sentence.format(value=_number(value))
+    return reasons, details
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _rules(policy: Policy) -> Iterator[Rule]:
+    """The policy as rules, in the order in which they are asked."""
+    image, caption = policy.image, policy.caption
+    if image.damaged == "drop":
+        yield Rule(
+            "damaged_jpeg", lambda t: t["damaged"], "a strict JPEG decoder rejects it: parts may be grey or shifted"
+        )
+    if image.min_short_side is not None:
+        yield _below("low_resolution", "short_side", image.min_short_side, "short side of {value} px")
+    if image.max_aspect_ratio is not None:
+        yield _above("aspect_ratio", "aspect_ratio", image.max_aspect_ratio, "aspect ratio of {value}")
+    if image.min_exposure is not None:
+        yield _below("too_dark", "exposure", image.min_exposure, "mean luminance of {value}")
+    if image.max_exposure is not None:
+        yield _above("too_bright", "exposure", image.max_exposure, "mean luminance of {value}")
+    if image.min_contrast is not None:
+        yield _below("flat", "contrast", image.min_contrast, "contrast of {value}")
+    if image.min_sharpness is not None:
+        yield _below("blurred", "sharpness", image.min_sharpness, "sharpness of {value}")
+    if caption.required:
+        yield Rule("no_caption", lambda t: pc.is_null(t["caption"]), "it has no caption")
+    if caption.min_characters:
+        yield _below("caption_too_short", "caption_characters", caption.min_characters, "caption of {value} characters")
+    if caption.max_characters is not None:
+        yield _above("caption_too_long", "caption_characters", caption.max_characters, "caption of {value} characters")
+    if policy.nsfw.max is not None:
+        yield _above("nsfw", "nsfw", policy.nsfw.max, "NSFW score of {value}")
+        if policy.nsfw.when_null == "drop":
+            yield Rule("no_nsfw_score", lambda t: pc.is_null(t["nsfw"]), "it has no NSFW score")
+    if policy.aesthetic.min is not None:
+        yield _below("low_aesthetic", "aesthetic", policy.aesthetic.min, "aesthetic score of {value}")
+        if policy.aesthetic.when_null == "drop":
+            yield Rule("no_aesthetic_score", lambda t: pc.is_null(t["aesthetic"]), "it has no aesthetic score")
+
+
+def _below(reason: str, column: str, limit: float, what: str) -> Rule:
+    return Rule(reason, lambda t: pc.less(t[column], limit), f"{what}, below {limit:g}", column)
+
+
+def _above(reason: str, column: str, limit: float, what: str) -> Rule:
+    return Rule(reason, lambda t: pc.greater(t[column], limit), f"{what}, above {limit:g}", column)
+
+
+def resolve_duplicates(
+    members: pa.Table, vectors: npt.NDArray[np.float16], edges: Edges, policy: Policy, min_similarity: float
+) -> pa.Table:
+    """Which member of each duplicate group stays.
+
+    Groups are the connected components of the edges that pass the policy's thresholds. Of each group the best member
+    *among those that no other rule drops* stays, so that an image which is dropped anyway takes no other with it.
+
+    Args:
+        members: m rows, one for each row that an edge names, with `shard`, `key`, `sha256`, `phash`, `textured`, `eligible`
+            and the columns that `survivor` ranks by.
+        vectors: fp16 [m, d].
+        edges: between rows of `members`.
+        policy: thresholds and the survivor rule.
+        min_similarity: cosine, the policy's or what the encoder's profile recommends for `auto`.
+
+    Returns:
+        One row for each member of a group of two or more: shard, key, representative_shard, representative_key,
+        similarity, how, is_duplicate. The representative is null where no member is eligible.
+    """
+    rules = policy.duplicates
+    semantic = None if rules.min_similarity is None else min_similarity
+    used = filter_edges(edges, min_similarity=semantic, max_distance=rules.max_phash_distance, exact=rules.exact)
+    labels = connected_groups(used, len(members))
+    eligible = _bools(members["eligible"])
+    survivor = choose_survivors(labels, _rank(members, rules.survivor), eligible)
+    grouped = np.flatnonzero(np.bincount(labels, minlength=len(members))[labels] > 1)
+    relations = similarity_to_survivor(
+        vectors,
+        survivor,
+        members["sha256"],
+        members["phash"].to_numpy(),
+        min_similarity=semantic,
+        max_distance=rules.max_phash_distance,
+        exact=rules.exact,
+        usable=_bools(members["textured"]),
+    )
+    chosen = survivor[grouped]
+    names = {
+        f"representative_{name}": pa.array(members[name].take(np.maximum(chosen, 0)).to_pylist(), mask=chosen < 0)
+        for name in ("shard", "key")
+    }
+    return pa.table(
+        {
+            "shard": members["shard"].take(grouped),
+            "key": members["key"].take(grouped),
+            **names,
+            "similarity": pa.array(relations.similarity[grouped], mask=chosen < 0),
+            "how": pa.array([str(how) or None for how in relations.found[grouped]], pa.string()),
+            "is_duplicate": eligible[grouped] & (chosen >= 0) & (chosen != grouped),
+        }
+    )
+
+
+def _bools(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.array(column.to_pylist(), np.bool_)
+
+
+def _rank(members: pa.Table, order: tuple[Rank, ...]) -> npt.NDArray[np.int64]:
+    """Position of each member in the survivor rule's total order, int64 [m], 0 the best. Ties end at hash, shard, key.
+
+    Scores are rounded first, so that differences of no meaning between machines do not decide.
+    """
+    names = [np.array(members[name].to_pylist(), dtype=str) for name in ("key", "shard")]
+    keys = [
+        *names,
+        np.array(members["sha256"].to_pylist(), dtype=str),
+        *(_rank_key(members, rank) for rank in reversed(order)),
+    ]
+    ranks = np.empty(len(members), np.int64)
+    ranks[np.lexsort(keys)] = np.arange(len(members))
+    return ranks
+
+
+def _rank_key(members: pa.Table, rank: Rank) -> npt.NDArray[np.float64]:
+    """Smaller is better; no value is worst."""
+    if rank == "first":
+        pairs = list(zip(members["shard"].to_pylist(), members["key"].to_pylist(), strict=True))
+        place = {pair: i for i, pair in enumerate(sorted(pairs))}
+        return np.array([place[pair] for pair in pairs], np.float64)
+    column = {"resolution": "pixels", "bytes": "image_size", "caption": "caption_characters"}.get(rank, rank)
+    values = pc.fill_null(members[column].cast(pa.float64()), -np.inf).to_numpy()
+    rounded: npt.NDArray[np.float64] = np.round(values, 2 if rank == "aesthetic" else 6)
+    return -rounded
+
+
+def decide(
+    samples: pa.Table, reasons: npt.NDArray[np.object_], details: npt.NDArray[np.object_], duplicates: pa.Table
+) -> pa.Table:
+    """One row of SELECTION_SCHEMA for each of n samples: kept, or dropped or failed with the reason.
+
+    Args:
+        samples: n rows with `shard`, `key`, `status`.
+        reasons, details: what `judge` gave, object [n].
+        duplicates: what `resolve_duplicates` gave, for this shard (rows of other shards are not looked at).
+    """
+    twins = {(row["shard"], row["key"]): row for row in duplicates.to_pylist()}
+    identities = samples.select(["shard", "key", "status"]).to_pylist()
+    rows = [
+        _decision(sample, reason, detail, twins.get((sample["shard"], sample["key"])))
+        for sample, reason, detail in zip(identities, reasons, details, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=SELECTION_SCHEMA)
+
+
+def _decision(
+    sample: dict[str, str], reason: str | None, detail: str | None, twin: dict[str, object] | None
+) -> dict[str, object]:
+    row: dict[str, object] = {"shard": sample["shard"], "key": sample["key"], "reason": reason, "detail": detail}
+    row["decision"] = "failed" if sample["status"] != "ok" else "dropped" if reason else "kept"
+    if twin is None:
+        return row
+    row.update({name: twin[name] for name in ("representative_shard", "representative_key", "similarity", "how")})
+    if twin["representative_key"] is not None:
+        row["group"] = f"{twin['representative_shard']}/{twin['representative_key']}"
+    if twin["is_duplicate"] and row["decision"] == "kept":
+        row.update(decision="dropped", reason=f"duplicate_{twin['how']}", detail=_duplicate_sentence(twin))
+    return row
+
+
+def _duplicate_sentence(twin: dict[str, object]) -> str:
+    how = {
+        "exact": "the same bytes as",
+        "perceptual": "looks the same as",
+        "semantic": "nearly the same content as",
+        "chain": "linked through other duplicates to",
+    }[str(twin["how"])]
+    return f"{how} {twin['representative_shard']}/{twin['representative_key']} (cosine {twin['similarity']:.4f}), which ranks higher"

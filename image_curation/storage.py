@@ -1,0 +1,173 @@
+"""One door to local disks and object stores: list, read by range, and write whole files or nothing.
+
+A place is a local path or any URL that fsspec knows (`s3://`, `gs://`, `az://`, `memory://`). Credentials never pass
+through here: each file system takes them from its usual environment variables or files.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from image_curation.errors import StorageError
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file in storage: its URL, its path below the folder that was listed, its bytes, and what changes when it does."""
+
+    url: str
+    name: str
+    size: int
+    fingerprint: str
+
+
+def join(root: str, *parts: str) -> str:
+    """Append path parts to a local path or URL with single slashes."""
+    return "/".join([root.rstrip("/") or "/", *(part.strip("/") for part in parts)]).replace(
+        "//", "/", int(root == "/")
+    )
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` lies on a local disk."""
+    return isinstance(_filesystem(url)[0], LocalFileSystem)
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "look for"):
+        return bool(fs.exists(path))
+
+
+def list_files(root: str) -> list[FileInfo]:
+    """All files below `root`, by name. A missing folder on disk is an error; an object store has no empty folders.
+
+    Raises:
+        StorageError: the place cannot be listed.
+    """
+    fs, path = _filesystem(root)
+    with _renamed(root, "list"):
+        fs.invalidate_cache()
+        if isinstance(fs, LocalFileSystem) and not fs.isdir(path):
+            raise FileNotFoundError(f"there is no folder {path}")
+        found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+    base = path.rstrip("/") + "/"
+    names = {name.removeprefix(base): info for name, info in found.items() if info.get("type") == "file"}
+    return [
+        FileInfo(join(root, name), name, int(info["size"]), _fingerprint(info)) for name, info in sorted(names.items())
+    ]
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content of a file."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "read"):
+        return cast(bytes, fs.cat_file(path))
+
+
+def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of each (offset, size) of a file, in the order given; shorter where the file ends before."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "read"):
+        if isinstance(fs, LocalFileSystem):
+            with open(path, "rb") as file:
+                return [os.pread(file.fileno(), size, offset) for offset, size in ranges]
+        starts = [offset for offset, _ in ranges]
+        ends = [offset + size for offset, size in ranges]
+        return cast(list[bytes], fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))
+
+
+def open_read(url: str) -> BinaryIO:
+    """A seekable, buffered binary file."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "open"):
+        return cast(BinaryIO, fs.open(path, "rb", block_size=8 << 20))
+
+
+@contextmanager
+def write_atomic(url: str) -> Iterator[BinaryIO]:
+    """A binary file to write to, which appears at `url` when the body ends, or not at all when it raises.
+
+    On disk: written beside its place, synced, then renamed over it. On an object store: written to a local temporary
+    file, then put as one object, which stores make visible only once it is complete.
+    """
+    fs, path = _filesystem(url)
+    local = isinstance(fs, LocalFileSystem)
+    with _renamed(url, "write"):
+        if local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=os.path.dirname(path) if local else None)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            if local:
+                os.fsync(file.fileno())
+        with _renamed(url, "write"):
+            if local:
+                os.chmod(temporary, 0o666 & ~_umask())
+                os.replace(temporary, path)
+            else:
+                fs.put_file(temporary, path)
+                fs.invalidate_cache(fs._parent(path))
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write `content` as a whole file or not at all."""
+    with write_atomic(url) as file:
+        file.write(content)
+
+
+def remove(url: str) -> None:
+    """Remove a file, or a folder with all that is in it. What is not there needs no removing."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "remove"):
+        if isinstance(fs, LocalFileSystem) and os.path.isdir(path):
+            shutil.rmtree(path)
+        elif fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    try:
+        fs, path = fsspec.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"cannot use {url!r} as a place in storage: {error}") from error
+    return fs, str(path)
+
+
+@contextmanager
+def _renamed(url: str, verb: str) -> Iterator[None]:
+    """Give a foreign error the place and the next step. botocore's errors are no OSErrors, hence their base's name."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"cannot {verb} {url}: {type(error).__name__}: {error}. "
+            "Check that the place exists and that the credentials in the environment allow it."
+        ) from error
+
+
+def _fingerprint(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    changed = tag or info.get("mtime") or info.get("LastModified") or info.get("created")
+    return f"{info['size']}-{str(changed).strip(chr(34))}"
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,34 @@
+"""Equal hashes: a star, null rows left out, and 300,000 copies without a quadratic number of pairs."""
+
+import numpy as np
+import pyarrow as pa
+
+from image_curation.duplicates.edges import Kind
+from image_curation.duplicates.exact import exact_edges
+
+
+def test_each_copy_is_tied_to_the_first_row_of_its_hash():
+    edges = exact_edges(["b", "a", "b", None, "c", "b", "a", None])
+    assert sorted(zip(edges.a.tolist(), edges.b.tolist(), strict=True)) == [(0, 2), (0, 5), (1, 6)]
+    assert edges.similarity.tolist() == [1.0, 1.0, 1.0]
+    assert edges.kind.tolist() == [Kind.EXACT] * 3
+
+
+def test_a_chunked_arrow_column_gives_the_same_edges_as_a_list():
+    chunked = pa.chunked_array([["b", "a"], ["b", None, "c"], ["b", "a", None]])
+    edges, expected = exact_edges(chunked), exact_edges(chunked.to_pylist())
+    assert edges.a.tolist() == expected.a.tolist()
+    assert edges.b.tolist() == expected.b.tolist()
+    assert len(edges) == 3
+
+
+def test_300_000_copies_cost_one_edge_each():
+    edges = exact_edges(pa.array(["f" * 64] * 300_000))
+    assert len(edges) == 299_999
+    assert (edges.a == 0).all()
+    assert np.array_equal(edges.b, np.arange(1, 300_000))
+
+
+def test_no_rows_and_only_nulls_give_no_edges():
+    assert len(exact_edges([])) == 0
+    assert len(exact_edges([None, None])) == 0

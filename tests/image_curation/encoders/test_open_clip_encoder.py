@@ -1,0 +1,194 @@
+"""Our visual tower gives what open_clip's own full model gives, with the same weights on the same pixels."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from image_curation.encoders import load_encoder, profile
+from image_curation.encoders.torchvision_cpu import ensure_torchvision
+from image_curation.errors import ConfigError, WeightsError
+
+ensure_torchvision()
+
+import open_clip  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def b32():
+    return load_encoder(profile("clip-vit-b-32"), weights="random:3")
+
+
+def _full_model(name, tower):
+    """open_clip's own model with the tensors of our tower; its text tower stays without memory."""
+    with torch.device("meta"):
+        model = open_clip.create_model(name, device="meta", load_weights=False)
+    model.visual.load_state_dict(tower.state_dict(), strict=True, assign=True)
+    return model.eval()
+
+
+def _reference(model, pixels):
+    """[n, d] unit vectors by open_clip's own transform and its own normalisation."""
+    transform = open_clip.image_transform_v2(
+        open_clip.transform.PreprocessCfg(size=224, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD),
+        is_train=False,
+    )
+    with torch.inference_mode():
+        images = torch.stack([transform(Image.fromarray(image)) for image in pixels])
+        return model.encode_image(images, normalize=True).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "parameters"),
+    [("clip-vit-b-32", 8, 87_849_216), ("clip-vit-l-14", 2, 303_966_208)],
+)
+def test_equal_to_open_clips_full_model_with_the_same_random_weights(name, count, parameters, photo_pixels):
+    encoder = load_encoder(profile(name), weights="random:11")
+    assert sum(tensor.numel() for tensor in encoder._model.parameters()) == parameters  # the visual tower's alone
+    expected = _reference(_full_model(encoder.profile.model, encoder._model), photo_pixels[:count])
+    vectors = encoder.encode(photo_pixels[:count])
+    assert vectors.shape == (count, profile(name).dim) == expected.shape
+    assert vectors.dtype == np.float16
+    assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-3
+    steps = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float64)  # fp16's at each entry
+    assert (np.abs(vectors.astype(np.float64) - expected) <= 0.51 * steps + 1e-6).all()
+    with torch.inference_mode():  # and before rounding
+        exact = torch.nn.functional.normalize(encoder._forward(photo_pixels[:count]), dim=-1).double().numpy()
+    assert (exact * expected).sum(axis=1).min() > 1 - 1e-6
+    assert np.abs(exact - expected).max() < 1e-6
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the photos do differ
+
+
+def test_vectors_do_not_depend_on_the_batch(b32, photo_pixels):
+    """35 images are a full batch and a part of one."""
+    pixels = photo_pixels[:35]
+    together = b32.encode(pixels).astype(np.float64)
+    alone = np.concatenate([b32.encode(pixels[row : row + 1]) for row in (0, 20, 31, 32, 34)]).astype(np.float64)
+    assert together.shape == (35, 512)
+    assert np.abs(together[[0, 20, 31, 32, 34]] - alone).max() < 1e-3
+
+
+def test_no_image_gives_no_vector(b32):
+    vectors = b32.encode(np.empty((0, 224, 224, 3), np.uint8))
+    assert (vectors.shape, vectors.dtype) == ((0, 512), np.float16)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((1, 3, 224, 224), np.uint8), np.zeros((1, 224, 224, 3), np.float32), np.zeros((1, 256, 256, 3), np.uint8)],
+)
+def test_wrong_pixels_are_refused_with_both_shapes(b32, pixels):
+    with pytest.raises(ValueError, match=r"should be uint8 \[n, 224, 224, 3\], not "):
+        b32.encode(pixels)
+
+
+def test_random_weights_are_told_by_their_space_and_checksum(b32):
+    assert b32.profile.vector_space == "random"
+    assert load_encoder(profile("clip-vit-b-32"), weights="random:3").weights_sha256 == b32.weights_sha256
+    assert load_encoder(profile("clip-vit-b-32"), weights="random:4").weights_sha256 != b32.weights_sha256
+
+
+def test_a_cpu_computes_in_fp32_and_the_profile_says_so(b32):
+    assert profile("clip-vit-b-32").dtype == "bf16"
+    assert b32.profile.dtype == "fp32"
+    assert b32.preprocessing == (
+        "short side to 224 px bicubic, centre crop 224x224, RGB; /255, "
+        "mean 0.48145466/0.4578275/0.40821073, std 0.26862954/0.26130258/0.27577711"
+    )
+
+
+def test_a_gpu_that_is_not_there_is_an_error_before_any_work():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ConfigError, match="sees no CUDA GPU"):
+        load_encoder(profile("clip-vit-b-32"), device="cuda", weights="random:3")
+    with pytest.raises(ConfigError, match="not one of: cpu, cuda"):
+        load_encoder(profile("clip-vit-b-32"), device="tpu", weights="random:3")
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    """A whole ViT-S-32 of open_clip, text tower included, as open_clip's users save it; and its own vectors' model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = open_clip.create_model("ViT-S-32").eval()
+    path = tmp_path_factory.mktemp("weights") / "open_clip_model.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    return path, model
+
+
+def test_visual_tower_is_taken_out_of_a_whole_models_file(small_file, photo_pixels):
+    path, model = small_file
+    encoder = load_encoder(profile("open_clip:ViT-S-32"), weights=str(path))
+    vectors = encoder.encode(photo_pixels[:3]).astype(np.float64)
+    assert np.abs(vectors - _reference(model, photo_pixels[:3])).max() < 1e-3
+    assert encoder.profile.vector_space == ""
+
+
+def test_quickgelu_follows_the_weights_whatever_the_models_name(photo_pixels):
+    """OpenAI's weights were trained with QuickGELU; open_clip's plain model name would run them without."""
+    named = load_encoder(profile("open_clip:ViT-B-32-quickgelu/openai"), weights="random:3")
+    plain = load_encoder(profile("open_clip:ViT-B-32/openai"), weights="random:3")
+    without = load_encoder(profile("open_clip:ViT-B-32/laion2b_s34b_b79k"), weights="random:3")
+    first, second, third = (encoder.encode(photo_pixels[:2]) for encoder in (named, plain, without))
+    assert (first == second).all()
+    assert np.abs(first.astype(np.float64) - third).max() > 1e-3
+
+
+def test_weights_of_another_architecture_are_refused(small_file):
+    path, _ = small_file
+    with pytest.raises(WeightsError, match="another architecture"):
+        load_encoder(profile("open_clip:ViT-B-32"), weights=str(path))
+
+
+def test_unknown_tag_lists_those_of_the_model():
+    with pytest.raises(ConfigError, match="laion2b_s34b_b79k"):
+        load_encoder(profile("open_clip:ViT-B-32/nope"), weights="random:1")
+
+
+def test_model_without_tag_asks_for_a_path():
+    with pytest.raises(WeightsError, match="`weights`"):
+        load_encoder(profile("open_clip:ViT-S-32"))
+
+
+def test_unknown_file_for_a_profile_with_heads_is_reported(small_file, caplog, monkeypatch):
+    path, _ = small_file
+    claimed = replace(profile("open_clip:ViT-S-32"), vector_space="openai-clip-vit-b-32")
+    with caplog.at_level(logging.WARNING):
+        load_encoder(claimed, weights=str(path))
+    assert "on your word" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        pinned = load_encoder(profile("open_clip:ViT-S-32"), weights=str(path)).weights_sha256
+        load_encoder(claimed, weights=f"{path}@sha256:{pinned}")
+    assert "on your word" not in caplog.text
+
+
+def test_images_with_a_broken_model_raise_instead_of_giving_nan(photo_pixels):
+    encoder = load_encoder(profile("open_clip:ViT-S-32"), weights="random:1")
+    encoder._model.ln_post.bias.fill_(float("nan"))
+    with pytest.raises(WeightsError, match="none of the 2 vectors is finite"):
+        encoder.encode(photo_pixels[:2])
+
+
+def test_real_b32_weights_reproduce_the_reference_embeddings(shared_data):
+    """Real weights are not part of the test data: give their path to run this."""
+    path = os.environ.get("IMAGE_CURATION_CLIP_B32_WEIGHTS")
+    if not path:
+        pytest.skip("set IMAGE_CURATION_CLIP_B32_WEIGHTS to OpenAI's ViT-B/32 weights (open_clip's safetensors, or .pt)")
+    encoder = load_encoder(profile("clip-vit-b-32"), weights=str(Path(path)))
+    reference = np.load(shared_data / "clip-b32-reference" / "clip_vitb32_emb_and_tensors.npz")
+    names = [key.removeprefix("emb_") for key in reference.files if key.startswith("emb_")]
+    assert len(names) == 7
+    tensors = np.stack([reference[f"tensor_{name}"] for name in names]).transpose(0, 2, 3, 1)
+    pixels = tensors * open_clip.OPENAI_DATASET_STD + np.array(open_clip.OPENAI_DATASET_MEAN)
+    vectors = encoder.encode(np.rint(pixels * 255).astype(np.uint8)).astype(np.float64)
+    expected = np.stack([reference[f"emb_{name}"] for name in names]).astype(np.float64)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert (vectors * expected).sum(axis=1).min() > 0.999
