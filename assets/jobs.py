@@ -1,4 +1,4 @@
-"""The main job: the whole graph, in one process so that its steps share one cluster and each worker loads its model once."""
+"""The main job: the whole graph, in one process, so that its steps share one cluster and each worker one model."""
 
 import dagster as dg
 

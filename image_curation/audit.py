@@ -1,4 +1,4 @@
-"""Audits: artifacts -> findings that say whether what must always hold does hold. Dagster shows them as asset checks."""
+"""Audits: artifacts -> findings on whether what must always hold does hold. Dagster shows them as asset checks."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

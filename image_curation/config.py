@@ -1,6 +1,8 @@
-"""Settings: where the data is, which encoder, on what hardware; from arguments or IMAGE_CURATION_* in the environment."""
+"""Settings: where the data is, which encoder, on what hardware; from arguments or IMAGE_CURATION_* variables."""
 
+import ctypes
 import os
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,7 +27,7 @@ class DuplicateSearch(BaseModel):
 class Settings(BaseSettings):
     """All that a run needs to know besides the policy.
 
-    Every field can be given as an environment variable, e.g. IMAGE_CURATION_ENCODER or IMAGE_CURATION_DECODE__MAX_PIXELS.
+    Every field can be an environment variable, e.g. IMAGE_CURATION_ENCODER or IMAGE_CURATION_DECODE__MAX_PIXELS.
     Credentials are no settings: storage takes them from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
     """
 
@@ -43,7 +45,7 @@ class Settings(BaseSettings):
     cluster: str = Field(
         "auto", description="auto, inline (no cluster), local, cuda, or a scheduler address tcp://host:port"
     )
-    workers: int | None = Field(None, ge=1, description="local workers; none gives one a GPU, or up to four on CPUs")
+    workers: int | None = Field(None, ge=1, description="local workers; none: one a GPU, or up to four on CPUs")
     batch_size: int = Field(64, ge=1, description="images decoded and embedded at a time")
     decode: DecodeLimits = DecodeLimits()
     duplicates: DuplicateSearch = DuplicateSearch()
@@ -77,9 +79,20 @@ def load_settings(**given: Any) -> Settings:
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
-    """The device that "auto" stands for. Whether a GPU is there is asked of the driver: every GPU package imports without one."""
+    """The device that "auto" stands for: a GPU where there is one."""
     if device == "auto":
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if _gpus() else "cpu"
     return "cuda" if device == "cuda" else "cpu"
+
+
+@lru_cache(maxsize=1)
+def _gpus() -> int:
+    """How many GPUs the driver offers. Nobody else is asked: GPU packages import without one, torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value

@@ -52,7 +52,7 @@ def judge(samples: pa.Table, policy: Policy) -> tuple[npt.NDArray[np.object_], n
         policy: the rules.
 
     Returns:
-        (reason, detail), object [n] each: None where no rule drops the sample. A failed sample has its status and error.
+        (reason, detail), object [n] each: None where no rule drops the sample; of a failed one its status and error.
     """
     reasons = np.array(samples["status"].to_pylist(), dtype=object)
     details = np.array(samples["error"].to_pylist(), dtype=object)
@@ -122,8 +122,8 @@ def resolve_duplicates(
     *among those that no other rule drops* stays, so that an image which is dropped anyway takes no other with it.
 
     Args:
-        members: m rows, one for each row that an edge names, with `shard`, `key`, `sha256`, `phash`, `textured`, `eligible`
-            and the columns that `survivor` ranks by.
+        members: m rows, one for each row that an edge names, with `shard`, `key`, `sha256`, `phash`, `textured`,
+            `eligible` and the columns that `survivor` ranks by.
         vectors: fp16 [m, d].
         edges: between rows of `members`.
         policy: thresholds and the survivor rule.
@@ -240,4 +240,5 @@ def _duplicate_sentence(twin: dict[str, object]) -> str:
         "semantic": "nearly the same content as",
         "chain": "linked through other duplicates to",
     }[str(twin["how"])]
-    return f"{how} {twin['representative_shard']}/{twin['representative_key']} (cosine {twin['similarity']:.4f}), which ranks higher"
+    survivor = f"{twin['representative_shard']}/{twin['representative_key']}"
+    return f"{how} {survivor} (cosine {twin['similarity']:.4f}), which ranks higher"

@@ -20,7 +20,7 @@ from image_curation.errors import StorageError
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file in storage: its URL, its path below the folder that was listed, its bytes, and what changes when it does."""
+    """A file in storage: its URL, its path below the listed folder, its bytes, and what changes when it does."""
 
     url: str
     name: str
@@ -30,14 +30,7 @@ class FileInfo:
 
 def join(root: str, *parts: str) -> str:
     """Append path parts to a local path or URL with single slashes."""
-    return "/".join([root.rstrip("/") or "/", *(part.strip("/") for part in parts)]).replace(
-        "//", "/", int(root == "/")
-    )
-
-
-def is_local(url: str) -> bool:
-    """Whether `url` lies on a local disk."""
-    return isinstance(_filesystem(url)[0], LocalFileSystem)
+    return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def exists(url: str) -> bool:
@@ -64,6 +57,16 @@ def list_files(root: str) -> list[FileInfo]:
     return [
         FileInfo(join(root, name), name, int(info["size"]), _fingerprint(info)) for name, info in sorted(names.items())
     ]
+
+
+def file_info(url: str) -> FileInfo | None:
+    """What is known of one file; None where there is no file, or only a folder."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "look at"):
+        if not fs.isfile(path):
+            return None
+        info = fs.info(path)
+    return FileInfo(url, url.rpartition("/")[2], int(info["size"]), _fingerprint(info))
 
 
 def read_bytes(url: str) -> bytes:

@@ -1,1 +1,1 @@
-"""The doors to the outside, as Dagster resources: which data and encoder (`curation`), and what computes (`cluster`)."""
+"""The doors to the outside, as Dagster resources: which data and encoder (`curation`), what computes (`cluster`)."""

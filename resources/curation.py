@@ -10,16 +10,17 @@ from image_curation.project import Project
 class Curation(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Which data is curated, where artifacts go, and how.
 
-    A field that is not set here is taken from the environment, e.g. IMAGE_CURATION_SOURCE; `image_curation.config.Settings`
-    lists them all. Credentials are never configured here: storage takes them from its own environment variables.
+    A field that is not set here is taken from the environment, e.g. IMAGE_CURATION_SOURCE;
+    `image_curation.config.Settings` lists them all. Credentials are never configured here: storage takes them from its
+    own environment variables.
     """
 
-    source: str | None = Field(None, description="folder or URL with tar shards")
-    root: str | None = Field(None, description="folder or URL where artifacts, release and report go")
-    policy: str | None = Field(None, description="policy YAML")
-    encoder: str | None = Field(None, description="encoder profile, open_clip:MODEL/WEIGHTS, timm:NAME or onnx:PATH")
-    weights: str | None = Field(None, description="local weights file of the encoder")
-    heads: str | None = Field(None, description="folder with the LAION score heads' files")
+    source: str | None = Field(default=None, description="folder or URL with tar shards")
+    root: str | None = Field(default=None, description="folder or URL where artifacts, release and report go")
+    policy: str | None = Field(default=None, description="policy YAML")
+    encoder: str | None = Field(default=None, description="a profile, open_clip:MODEL/WEIGHTS, timm:NAME or onnx:PATH")
+    weights: str | None = Field(default=None, description="local weights file of the encoder")
+    heads: str | None = Field(default=None, description="folder with the LAION score heads' files")
 
     def settings(self) -> Settings:
         """The settings: what is set here, and the environment for the rest.

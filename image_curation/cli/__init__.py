@@ -1,7 +1,7 @@
 """The command line `image-curation`: one command a file, errors as sentences, exit codes that scripts can use.
 
-Exit codes: 0 all is well; 1 it could not be done, and the text says why and what to do; 2 the command was called wrongly;
-3 it was done, but some shards failed or an audit found something.
+Exit codes: 0 all is well; 1 it could not be done, and the text says why and what to do; 2 the command was called
+wrongly; 3 it was done, but some shards failed or an audit found something.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`image-curation demo`: real photographs -> raw shards -> the whole graph through Dagster -> a release that is read back."""
+"""`image-curation demo`: real photographs -> raw shards -> the whole graph in Dagster -> a release, read back."""
 
 import os
 import shutil
@@ -29,9 +29,8 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
     with console.status("making shards of the photographs in scikit-image and scikit-learn"):
         samples = make_demo_shards(raw)
     planted = sum(sample.planted is not None for sample in samples)
-    console.print(
-        f"made {len(samples)} samples in {len(list(raw.glob('*.tar')))} tars, {planted} of them planted faults and twins"
-    )
+    tars = len(list(raw.glob("*.tar")))
+    console.print(f"made {len(samples)} samples in {tars} tars, {planted} of them planted faults and twins")
     settings = load_settings(source=str(raw), root=str(curated), encoder="embedded")
     _run_graph(settings.source, settings.root, home)
     project = Project.load(settings)

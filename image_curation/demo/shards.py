@@ -26,7 +26,10 @@ CAPTIONED = 0.9
 
 @dataclass(frozen=True)
 class DemoSample:
-    """A sample that was written. `planted`: the kind of case (None: a plain photo); `of`: the key of its original."""
+    """A sample that was written, with its key as the shard index reads it.
+
+    `planted`: the kind of case (None: a plain photo); `of`: the key of its original.
+    """
 
     shard: str
     key: str
@@ -113,7 +116,7 @@ def _entry(shot: _Shot, key: str, planted: str | None, of: str | None, case: Cas
     members[f"{base}.json"] = (text[: len(text) // 2] if planted == "invalid_json" else text).encode()
     if shot.caption:
         members[f"{base}.txt"] = shot.caption.encode()
-    return _Entry(case.folder + key, members, planted, of)
+    return _Entry(base, members, planted, of)
 
 
 def _metadata(photo: Photo, planted: str | None, of: str | None) -> dict[str, object]:

@@ -46,9 +46,9 @@ def perceptual_edges(phash: Hashes, max_distance: int, usable: npt.NDArray[np.bo
     return forest_of_batches(_all_edges(phash, distinct, copies, max_distance), len(phash))
 
 
-def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.int64]:
+def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:
     """Number of bits in which x[i] and y[i] differ."""
-    bits: npt.NDArray[np.int64] = np.bitwise_count(x ^ y).astype(np.int64)
+    bits: npt.NDArray[np.uint8] = np.bitwise_count(x ^ y)
     return bits
 
 
@@ -77,31 +77,35 @@ def _masks(radius: int) -> list[int]:
 
 def _near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
     """Positions and distance of all pairs of distinct hashes within `max_distance`, each pair once, in batches."""
-    bands = np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, BANDS)
     radii = np.array(_band_radii(max_distance))
     for band in range(BANDS):
-        for i, j in _candidates(bands[:, band], _masks(radii[band])):
-            distance = hamming(hashes[i], hashes[j])
-            near = distance <= max_distance
-            i, j, distance = i[near], j[near], distance[near]
-            met_before = (np.bitwise_count(bands[i, :band] ^ bands[j, :band]) <= radii[:band]).any(axis=1)
-            yield i[~met_before], j[~met_before], distance[~met_before]
+        order = np.argsort(_bands(hashes)[:, band], kind="stable")
+        ranked = hashes[order]
+        values = _bands(ranked)
+        for i, j in _candidates(values[:, band], _masks(radii[band])):
+            distance = hamming(ranked[i], ranked[j])
+            near = np.flatnonzero(distance <= max_distance)
+            i, j = i[near], j[near]
+            met_before = (np.bitwise_count(values[i, :band] ^ values[j, :band]) <= radii[:band]).any(axis=1)
+            yield order[i[~met_before]], order[j[~met_before]], distance[near[~met_before]].astype(np.int64)
 
 
-def _candidates(values: npt.NDArray[np.uint16], masks: list[int]) -> Iterator[tuple[Rows, Rows]]:
-    """Pairs of positions, each once, whose 16-bit values differ by exactly one of the masks."""
-    order = np.argsort(values, kind="stable")
-    ranked = values[order].astype(np.int64)
+def _bands(hashes: Hashes) -> npt.NDArray[np.uint16]:
+    """uint16 [n, 4], the same bits."""
+    return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, BANDS)
+
+
+def _candidates(ranked: npt.NDArray[np.uint16], masks: list[int]) -> Iterator[tuple[Rows, Rows]]:
+    """Pairs of places, each once, whose values differ by exactly one of the masks. The values are sorted."""
     bounds = np.searchsorted(ranked, np.arange((1 << BAND_BITS) + 1))  # value v lies at bounds[v] .. bounds[v + 1]
     for mask in masks:
-        partner = ranked ^ mask
-        first, last = bounds[partner], bounds[partner + 1]
+        partner = ranked ^ np.uint16(mask)
+        first, last = bounds[partner], bounds[partner.astype(np.int64) + 1]
         if mask == 0:
             first = np.arange(1, len(ranked) + 1)  # only the rest of the same bucket
         else:
             last = np.where(ranked < partner, last, first)  # each pair of buckets from one side
-        for place, other in _expand(first, last):
-            yield order[place], order[other]
+        yield from _expand(first, last)
 
 
 def _expand(first: Rows, last: Rows) -> Iterator[tuple[Rows, Rows]]:

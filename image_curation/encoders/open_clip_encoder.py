@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from image_curation.encoders.base import Profile
-from image_curation.encoders.torch_model import TorchEncoder, load_strictly, read_state_dict, sha256_of_state
+from image_curation.encoders.torch_model import TorchEncoder, checked_device, load_strictly, read_state_dict, sha256_of_state
 from image_curation.encoders.torchvision_cpu import ensure_torchvision
 from image_curation.encoders.weights import PINNED, HubFile, Request, fetch
 from image_curation.errors import ConfigError, WeightsError
@@ -33,6 +33,7 @@ def load(profile: Profile, device: str, request: Request) -> TorchEncoder:
         ConfigError: open_clip does not know the tag.
         WeightsError: the weights are missing, not the pinned ones, or those of another architecture.
     """
+    checked_device(device)  # before seconds of work
     tag = _tag_settings(profile)
     if request.seed is not None:
         tower = _random_tower(profile, request.seed)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from image_curation.encoders.base import Profile
-from image_curation.encoders.torch_model import TorchEncoder, mismatch, read_state_dict, sha256_of_state
+from image_curation.encoders.torch_model import TorchEncoder, checked_device, mismatch, read_state_dict, sha256_of_state
 from image_curation.encoders.torchvision_cpu import ensure_torchvision
 from image_curation.encoders.weights import HubFile, Request, WeightsFile, fetch
 from image_curation.errors import ConfigError, WeightsError
@@ -44,6 +44,7 @@ def load(profile: Profile, device: str, request: Request) -> TorchEncoder:
         ConfigError: timm has no such model, or it gives no single vector an image.
         WeightsError: the weights are missing, not the pinned ones, or those of another architecture.
     """
+    checked_device(device)  # before seconds of work
     config = settings(profile.name, profile.model)
     if request.seed is not None:
         with torch.random.fork_rng(devices=[]):

@@ -7,12 +7,15 @@ Colours are those of Okabe and Ito (2008), told apart with any kind of colour vi
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from image_curation.report.data import Histogram, LedgerLike
 
@@ -226,6 +229,10 @@ def _clear(axes: Axes, theme: Theme) -> None:
 
 
 def _png(figure: Figure) -> bytes:
+    """Draw in 256 colours, which is all that a chart has and a third of the bytes."""
+    canvas: Any = FigureCanvasAgg(figure)  # its methods have no annotations
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    pixels.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -81,15 +81,10 @@ def _single_tar(source: str) -> FileInfo | None:
     """The file `source` itself, if it is one and is named like a tar; a folder may be named so too."""
     if not _is_tar(source):
         return None
-    fs, path = storage._filesystem(source)
     try:
-        with storage._renamed(source, "look at"):
-            info = fs.info(path)
-    except StorageError:  # nothing is there, or no access: listing says which
+        return storage.file_info(source)
+    except StorageError:  # no access: listing says so
         return None
-    if info["type"] != "file":
-        return None
-    return FileInfo(source, source.rpartition("/")[2], int(info["size"]), storage._fingerprint(info))
 
 
 def _nothing_found(source: str, files: int, ignored: list[str]) -> str:

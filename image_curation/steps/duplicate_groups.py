@@ -67,7 +67,7 @@ def build_duplicate_groups(project: Project, shards: Sequence[str]) -> Outcome:
 
 
 def read_duplicates(project: Project) -> tuple[pa.Table, Edges]:
-    """The members of duplicate groups (shard, key, sha256, phash, textured, vector) and the edges between their rows."""
+    """The members of groups (shard, key, sha256, phash, textured, vector) and the edges between their rows."""
     table = read_table(project.edges_url, ["a", "b", "similarity", "kind"])
     kinds = np.array([Kind[name.upper()] for name in table["kind"].to_pylist()], np.uint8)
     a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))

@@ -33,7 +33,8 @@ def build_embeddings(project: Project, shard: str) -> Outcome:
         code_version=embedding.CODE_VERSION,
         settings={
             "encoder": asdict(encoder_profile),
-            "weights": weights_identity(encoder_profile, settings.weights) or _loaded(settings, device)[1].weights_sha256,
+            "weights": weights_identity(encoder_profile, settings.weights)
+            or _loaded(settings, device)[1].weights_sha256,
             "dtype": encoder_profile.dtype if device == "cuda" else "fp32",
             "limits": settings.decode.model_dump(),
         },

@@ -1,4 +1,4 @@
-"""What a step did, and the one rule that all steps follow: a matching certificate is reused, anything else made anew."""
+"""What a step did, and the rule that all steps follow: what has a matching certificate is reused, else made anew."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -26,7 +26,7 @@ _MEASURES = ("eligible", "aesthetic", "pixels", "image_size", "caption_character
 
 @dataclass(frozen=True)
 class Judged:
-    """A shard's samples with what their own measures say: reason and detail, object [n], None where nothing is wrong."""
+    """A shard's samples and what their own measures say: reason and detail, object [n], None where fine."""
 
     samples: pa.Table
     reasons: npt.NDArray[np.object_]

@@ -11,7 +11,10 @@ import pytest
 import webdataset
 from PIL import Image, ImageFilter, ImageOps
 
+from image_curation.decode.limits import DecodeLimits
 from image_curation.demo.shards import DemoSample, make_demo_shards
+from image_curation.shards.discover import discover_shards
+from image_curation.shards.index import index_shard
 
 NEAR_DUPLICATES = {"exact": 6, "reencoded": 6, "resized": 6, "cropped": 6, "brightened": 6, "exif_rotated": 1}
 ODDITIES = {
@@ -32,14 +35,13 @@ def samples(folder) -> list[DemoSample]:
 
 @pytest.fixture(scope="module")
 def members(folder, samples) -> dict[str, dict[str, bytes]]:
-    """Key -> field -> bytes, by tarfile and the webdataset rule: the key ends at the first dot of the base name."""
+    """Key -> field -> bytes, by tarfile: the key is the name up to its last dot, as no sidecar here has two."""
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
-                parent, slash, base = member.name.rpartition("/")
-                stem, _, field = base.partition(".")
-                found.setdefault(parent + slash + stem, {})[field] = tar.extractfile(member).read()
+                key, _, field = member.name.rpartition(".")
+                found.setdefault(key, {})[field] = tar.extractfile(member).read()
     return found
 
 
@@ -49,7 +51,7 @@ def the(samples: list[DemoSample], kind: str) -> DemoSample:
 
 
 def image(members: dict[str, dict[str, bytes]], key: str) -> Image.Image:
-    (data,) = [data for field, data in members[key].items() if field.rpartition(".")[2].lower() not in ("json", "txt")]
+    (data,) = [data for field, data in members[key].items() if field not in ("json", "txt")]
     opened = Image.open(io.BytesIO(data))
     opened.load()
     return opened
@@ -87,16 +89,29 @@ def test_returned_list_is_what_the_tars_hold(folder, samples, members):
     assert {sample.key for sample in samples} == set(members)
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
-            stems = [
-                name.rpartition("/")[0] + "/" * ("/" in name) + Path(name).name.split(".")[0] for name in tar.getnames()
-            ]
-        assert list(dict.fromkeys(stems)) == [sample.key for sample in samples if sample.shard == path.stem]
+            keys = [name.rpartition(".")[0] for name in tar.getnames()]
+        assert list(dict.fromkeys(keys)) == [sample.key for sample in samples if sample.shard == path.stem]
 
 
 def test_webdataset_reads_every_sample(folder, samples):
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     read = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
-    assert [item["__key__"] for item in read] == [sample.key for sample in samples]
+    first_dot = [sample.key.removesuffix(".final") for sample in samples]  # webdataset's own rule for dotted names
+    assert [item["__key__"] for item in read] == first_dot
+    assert sum(sample.key.endswith(".final") for sample in samples) == 1
+
+
+def test_the_index_reads_the_same_keys_and_finds_what_is_wrong(folder, samples):
+    shards = [shard for shard in discover_shards(str(folder)) if shard.key.startswith("demo-")]
+    rows = [row for shard in shards for row in index_shard(shard, DecodeLimits()).table.to_pylist()]
+    assert [(row["shard"], row["key"]) for row in rows] == [(sample.shard, sample.key) for sample in samples]
+    status = {sample.planted: row["status"] for row, sample in zip(rows, samples, strict=True)}
+    assert {kind: code for kind, code in status.items() if code != "ok"} == {
+        "bomb": "too_many_pixels",
+        "text_as_image": "not_an_image",
+        "empty": "empty_image",
+        "no_image": "missing_image",
+    }
 
 
 def test_captions_and_json_parse(samples, members):
@@ -104,7 +119,7 @@ def test_captions_and_json_parse(samples, members):
     for sample in samples:
         if sample.planted == "invalid_json":
             continue
-        fields = {field.rpartition(".")[2]: data for field, data in members[sample.key].items()}
+        fields = members[sample.key]
         facts = json.loads(fields["json"])
         assert (facts.get("planted"), facts.get("of")) == (sample.planted, sample.of)
         assert len(facts["window"]) == 4
@@ -183,7 +198,7 @@ def test_poor_pictures_are_poor(samples, members):
 
 def test_odd_names(samples, members):
     assert next(iter(members[the(samples, "upper_case").key])) == "JPG"
-    assert next(iter(members[the(samples, "dotted_key").key])) == "final.jpg"
+    assert the(samples, "dotted_key").key.endswith(".final")
     assert the(samples, "nested_key").key.startswith("album/")
     for kind in ("upper_case", "dotted_key", "nested_key", "invalid_json"):
         assert image(members, the(samples, kind).key).format == "JPEG"

@@ -207,7 +207,8 @@ def test_recall_is_the_share_of_each_rows_duplicates_that_are_joined():
     assert estimate.recall == pytest.approx(1 / 3)
     assert (estimate.low, estimate.high) == wilson_interval(estimate.recall, 6)
     assert estimate_recall(x, Edges.none(), 0.99).found == 0
-    assert estimate_recall(x, some, 0.99999).recall == 0  # an edge below the threshold in question joins nothing
+    weak = Edges.between([0, 1], [1, 2], 0.98, Kind.SEMANTIC)
+    assert estimate_recall(x, weak, 0.99).recall == 0  # edges below the threshold in question join nothing
 
 
 def test_wilson_interval_equals_the_textbook():

@@ -1,4 +1,4 @@
-"""Source shards made with plain tarfile, an index of them that shares no code with the library, and a place to release to."""
+"""Source shards made with plain tarfile, an index of them that shares no code with the library, a place to release."""
 
 import hashlib
 import io
@@ -49,6 +49,13 @@ def picture(seed: int, kind: str = "JPEG", side: int = 24) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side + 8, 3), dtype=np.uint8)
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, kind)
+    return sink.getvalue()
+
+
+def array_file(n: int) -> bytes:
+    """An .npy file of n bytes of zeros."""
+    sink = io.BytesIO()
+    np.save(sink, np.zeros(n, np.uint8))
     return sink.getvalue()
 
 
@@ -128,7 +135,7 @@ def make_source() -> Callable[[str], Source]:
                 ("0002.json", b"{not json"),
                 ("train/deep/0003.v1.jpg", picture(3, "PNG")),
                 ("train/deep/0003.seg.png", picture(33, "PNG", side=8)),
-                ("train/deep/0003.my mask.NPY", b"\x93NUMPY" + bytes(700)),
+                ("train/deep/0003.my mask.NPY", array_file(700)),
                 ("日本.jpeg", picture(4)),
                 ("日本.empty", b""),
                 ("no image here.txt", b"lonely"),

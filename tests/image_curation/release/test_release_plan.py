@@ -1,5 +1,7 @@
 """Which sample goes into which output shard."""
 
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -101,7 +103,7 @@ def test_shards_are_even_to_an_eighth(n, max_samples, anchored, seed):
 
 
 def shards_kept(before: list[int], after: list[int], max_samples: int) -> tuple[int, int]:
-    """How many shards of a plan of samples (their numbers stand for them) are the same in another plan, and how many it has."""
+    """How many shards the plans of two lists of samples (by number) have in common, and how many the second has."""
     anchor = np.random.default_rng(0).integers(0, 1 << 60, 20_000)
     plans = [
         {
@@ -114,7 +116,7 @@ def shards_kept(before: list[int], after: list[int], max_samples: int) -> tuple[
 
 
 def test_a_dropped_sample_changes_its_own_shard_and_few_others():
-    """Each 97th sample dropped alone: mostly 1 of 43 shards differs, where cuts at even places would change nearly all."""
+    """Each 97th sample dropped alone: mostly 1 of 43 shards differs; cuts at even places would change nearly all."""
     samples = list(range(8_000))
     differ = []
     for dropped in range(0, 8_000, 97):
@@ -128,6 +130,11 @@ def test_samples_appended_at_the_end_change_only_the_last_eight_shards_and_new_o
     kept, shards = shards_kept(list(range(10_000)), list(range(10_500)), 200)
     assert shards - kept <= 8 + -(-500 // 175)
     assert kept > 40
+
+
+def test_plans_can_be_sent_to_workers():
+    plans = plan_shards(table(["a", "b", "c"]), 2, 10**9, "c")
+    assert pickle.loads(pickle.dumps(plans)) == plans  # noqa: S301 - our own bytes
 
 
 def test_plan_covers_all_rows_with_their_keys_and_different_hashes():
