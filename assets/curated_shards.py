@@ -16,7 +16,7 @@ from resources.curation import Curation
 @dg.asset(
     deps=[dg.AssetDep(selection, partition_mapping=dg.AllPartitionMapping())],
     code_version=str(LAYOUT),
-    group_name="f_release",
+    group_name="release",
     kinds={"webdataset", "parquet", "dask"},
     owners=OWNERS,
 )

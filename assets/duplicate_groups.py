@@ -14,7 +14,7 @@ from resources.curation import Curation
 @dg.asset(
     deps=[dg.AssetDep(embeddings, partition_mapping=dg.AllPartitionMapping())],
     code_version=CODE_VERSION,
-    group_name="d_deduplicate",
+    group_name="decisions",
     kinds={"parquet", "nvidia"},
     owners=OWNERS,
 )

@@ -20,7 +20,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=CODE_VERSION,
-    group_name="b_embed",
+    group_name="samples",
     kinds={"parquet", "dask", "nvidia"},
     owners=OWNERS,
     pool="gpu",

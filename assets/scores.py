@@ -25,7 +25,7 @@ def _score_asset(score: HeadKind, description: str) -> dg.AssetsDefinition:
         partitions_def=shards,
         backfill_policy=backfill_policy,
         code_version=CODE_VERSION,
-        group_name="c_score",
+        group_name="samples",
         kinds={"parquet", "dask"},
         owners=OWNERS,
     )

@@ -20,15 +20,16 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=CODE_VERSION,
-    group_name="e_select",
+    group_name="decisions",
     kinds={"parquet"},
     owners=OWNERS,
 )
 def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.MaterializeResult[None]:
     """One row a sample: kept, dropped or failed, why, its duplicate group and the one that represents it.
 
-    Duplicates cross shards, so all scored shards are decided together whichever partitions are asked for: a newcomer
-    may take the place of an image of another shard. Shards that were not asked for are reported if their decisions changed.
+    Duplicates cross shards, so all scored shards are decided together, whichever partitions are asked for: a newcomer
+    may take the place of an image of another shard. Shards that were not asked for are reported if their decisions
+    changed.
     """
     project, asked = curation.project(), set(context.partition_keys)
     scored = sorted(set(done(context.instance, "aesthetic_scores")) & set(done(context.instance, "nsfw_scores")))

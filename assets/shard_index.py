@@ -18,7 +18,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=CODE_VERSION,
-    group_name="a_read",
+    group_name="samples",
     kinds={"parquet", "dask"},
     owners=OWNERS,
 )

@@ -50,7 +50,8 @@ class Picture:
         pixels: contiguous uint8 [h, w, 3], RGB, upright; a CUDA tensor from a codec for a GPU, else numpy.
         reduction: 1, or 2, 4 or 8 for a JPEG whose every pixel stands for that many squared.
         decoder: "simplejpeg", "nvimgcodec" or "pillow".
-        damaged: strict JPEG decoding objects (missing, surplus or wrong data), though the image can be decoded.
+        damaged: strict JPEG decoding objects (missing, surplus or wrong data), though the image can be decoded. Of 369
+            photos with 4 kilobytes set to zero it objected to 358: what the hole held may be as long by chance.
     """
 
     pixels: Pixels

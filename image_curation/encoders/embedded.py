@@ -46,11 +46,13 @@ _ORIENTATIONS = 8
 _SCALES = ((1 / 4, 128), (1 / 8, 64), (1 / 16, 32), (1 / 32, 32))
 # (share of the squared length, length below which a part fades out because it holds only noise)
 _GIST_WEIGHT, _LUMINANCE_WEIGHT, _CHROMA_WEIGHT = (0.50, 0.3), (0.35, 0.03), (0.15, 0.02)
-_CHUNK = 16  # images at a time: keeps the planes of one filter bank within a few megabytes
 
 
 class EmbeddedEncoder:
-    """The classical descriptor. Runs on the CPU, whatever the device; about 3 ms an image on one core."""
+    """The classical descriptor. Runs on the CPU, whatever the device, in about 3 ms an image on one core.
+
+    Images are computed one by one: a sum over a batch may round otherwise, and vectors must not depend on neighbours.
+    """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -62,9 +64,10 @@ class EmbeddedEncoder:
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float16]:
         """See `Encoder.encode`. No row is ever NaN."""
         check_pixels(pixels, SIZE)
-        host = to_host(pixels)
-        parts = [_describe(host[start : start + _CHUNK]) for start in range(0, len(host), _CHUNK)]
-        return unit_rows(np.concatenate([np.empty((0, DIM), np.float32), *parts]), self.profile.name)
+        rows = np.empty((len(pixels), DIM), np.float32)
+        for row, image in zip(rows, to_host(pixels), strict=True):
+            row[:] = _describe(image)
+        return unit_rows(rows, self.profile.name)
 
 
 @cache
@@ -76,66 +79,66 @@ def _warn_once() -> None:
 
 
 def _describe(pixels: npt.NDArray[np.uint8]) -> Planes:
-    """uint8 [n, 224, 224, 3] -> float32 [n, 610], of length 1."""
+    """uint8 [224, 224, 3] -> float32 [610], of length 1."""
     red, green, blue = _halve(pixels)
     luminance = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
     layout = _grid_means(luminance, 8)
-    chroma = np.stack([_grid_means(blue - luminance, 4), _grid_means(red - luminance, 4)], axis=1)
-    parts = [
-        _weighted(_gist(luminance), *_GIST_WEIGHT),
-        _weighted(layout - layout.mean(axis=(1, 2), keepdims=True), *_LUMINANCE_WEIGHT),
-        _weighted(chroma, *_CHROMA_WEIGHT),
-    ]
-    known = np.concatenate(parts, axis=1)
-    rest = np.sqrt(np.maximum(0, 1 - (known * known).sum(axis=1, keepdims=True)))
-    turn = np.pi / 2 * luminance.mean(axis=(1, 2))[:, None]  # black and white are at right angles
-    return np.concatenate([known, rest * np.cos(turn), rest * np.sin(turn)], axis=1)
+    known = np.concatenate(
+        [
+            _weighted(_gist(luminance), *_GIST_WEIGHT),
+            _weighted(layout - layout.mean(), *_LUMINANCE_WEIGHT),
+            _weighted(np.stack([_grid_means(blue - luminance, 4), _grid_means(red - luminance, 4)]), *_CHROMA_WEIGHT),
+        ]
+    )
+    rest = np.sqrt(max(0.0, 1 - float((known * known).sum())))
+    turn = np.pi / 2 * float(luminance.mean())  # black and white are at right angles
+    return np.append(known, [rest * np.cos(turn), rest * np.sin(turn)]).astype(np.float32)
 
 
 def _halve(pixels: npt.NDArray[np.uint8]) -> list[Planes]:
-    """uint8 [n, 2h, 2w, 3] -> three float32 [n, h, w] in 0..1: means of 2 x 2 pixels, exact."""
+    """uint8 [2h, 2w, 3] -> three float32 [h, w] in 0..1: means of 2 x 2 pixels, exact."""
     wide = pixels.astype(np.uint16)
-    sums = wide[:, 0::2, 0::2] + wide[:, 0::2, 1::2] + wide[:, 1::2, 0::2] + wide[:, 1::2, 1::2]
+    sums = wide[0::2, 0::2] + wide[0::2, 1::2] + wide[1::2, 0::2] + wide[1::2, 1::2]
     return [sums[..., channel].astype(np.float32) / np.float32(4 * 255) for channel in range(3)]
 
 
 def _gist(luminance: Planes) -> Planes:
-    """[n, 112, 112] in 0..1 -> [n, 512]: roots of Gabor energies, less their mean."""
-    spectrum = np.fft.fft2(_normalise_contrast(luminance)).astype(np.complex64, copy=False)  # [n, 128, 128]
+    """[112, 112] in 0..1 -> [4, 8, 4, 4]: roots of Gabor energies by scale, orientation and place, less their mean."""
+    spectrum = np.fft.fft2(_normalise_contrast(luminance)).astype(np.complex64, copy=False)  # [128, 128]
     energies = []
     for (_, side), filters in zip(_SCALES, _gabor_filters(), strict=True):
-        part = _low_frequencies(spectrum, side)[:, None] * filters  # [n, 8, side, side]
         border = _PAD * side // _SIDE
-        response = np.abs(np.fft.ifft2(part))[..., border : side - border, border : side - border]
-        energies.append(_grid_means(response, 4) * np.float32((side / _SIDE) ** 2))
-    roots: Planes = np.sqrt(np.stack(energies, axis=1))  # [n, 4, 8, 4, 4]
-    roots -= roots.mean(axis=(1, 2, 3, 4), keepdims=True)
+        response = np.abs(np.fft.ifft2(_low_frequencies(spectrum, side) * filters))  # [8, side, side]
+        inner = response[:, border : side - border, border : side - border]
+        energies.append(_grid_means(inner, 4) * np.float32((side / _SIDE) ** 2))
+    roots: Planes = np.sqrt(np.stack(energies))
+    roots -= roots.mean()
     return roots
 
 
 def _normalise_contrast(luminance: Planes) -> Planes:
-    """[n, 112, 112] -> [n, 128, 128], mirrored at the border, with local mean 0 and local contrast about 1.
+    """[112, 112] -> [128, 128], mirrored at the border, with local mean 0 and local contrast about 1.
 
     LMgist's prefilter: a Gaussian of 4 cycles per image takes away slow changes of light; 0.2 keeps noise small.
     """
-    border = ((0, 0), (_PAD, _PAD), (_PAD, _PAD))
-    logarithm = np.pad(np.log1p(luminance * np.float32(255)), border, mode="symmetric")
+    logarithm = np.pad(np.log1p(luminance * np.float32(255)), _PAD, mode="symmetric")
     high: Planes = logarithm - _blur(logarithm)
     high /= np.float32(0.2) + np.sqrt(np.abs(_blur(high * high)))
     return high
 
 
-def _blur(planes: Planes) -> Planes:
-    blurred = np.fft.irfft2(np.fft.rfft2(planes) * _blur_filter(), s=planes.shape[-2:])
+def _blur(plane: Planes) -> Planes:
+    blurred = np.fft.irfft2(np.fft.rfft2(plane) * _blur_filter(), s=plane.shape)
     return blurred.astype(np.float32, copy=False)
 
 
 def _low_frequencies(spectrum: npt.NDArray[np.complex64], side: int) -> npt.NDArray[np.complex64]:
-    """The corner blocks of [n, 128, 128] that make the spectrum [n, side, side] of a plane with fewer samples."""
+    """The corner blocks of a [128, 128] spectrum that make that of a plane with fewer samples [side, side]."""
     if side == _SIDE:
         return spectrum
     keep = np.r_[0 : side // 2, _SIDE - side // 2 : _SIDE]
-    return spectrum[:, keep][:, :, keep]
+    corners: npt.NDArray[np.complex64] = spectrum[np.ix_(keep, keep)]
+    return corners
 
 
 def _grid_means(planes: Planes, cells: int) -> Planes:
@@ -146,11 +149,9 @@ def _grid_means(planes: Planes, cells: int) -> Planes:
 
 
 def _weighted(part: Planes, share: float, fade: float) -> Planes:
-    """[n, ...] -> [n, d] of squared length `share`, or less where the part's own length is not far above `fade`."""
-    rows = part.reshape(len(part), -1)
-    squared = (rows * rows).sum(axis=1, keepdims=True)
-    weighted: Planes = rows * np.sqrt(np.float32(share) / (squared + np.float32(fade * fade)))
-    return weighted
+    """Any shape -> [d] of squared length `share`, or less where the part's own length is not far above `fade`."""
+    squared = float((part * part).sum())
+    return part.reshape(-1) * np.float32(np.sqrt(share / (squared + fade * fade)))
 
 
 @cache

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from image_curation.encoders.base import Profile
-from image_curation.encoders.torch_model import TorchEncoder, checked_device, load_strictly, read_state_dict, sha256_of_state
+from image_curation.encoders.torch_model import (
+    TorchEncoder,
+    checked_device,
+    load_strictly,
+    read_state_dict,
+    sha256_of_state,
+)
 from image_curation.encoders.torchvision_cpu import ensure_torchvision
 from image_curation.encoders.weights import PINNED, HubFile, Request, fetch
 from image_curation.errors import ConfigError, WeightsError

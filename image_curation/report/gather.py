@@ -11,7 +11,7 @@ import image_curation
 from image_curation.artifacts import read_artifact, read_table
 from image_curation.audit import shard_ledger, total_ledger, unreadable_shards
 from image_curation.project import Project
-from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, Sheet, ShardCounts
+from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
 from image_curation.report.thumbnails import thumbnails
 from image_curation.samples import SCORES, read_samples
 
@@ -163,5 +163,5 @@ def _groups(project: Project, samples: pa.Table, urls: dict[str, str]) -> tuple[
             GroupMember(pictures[i], names[order[i]], shown["similarity"][i].as_py(), shown["how"][i].as_py() or "")
             for i in range(1, len(order))
         ]
-        views.append(GroupView(pictures[0], row["values"], twins))
+        views.append(GroupView(pictures[0], row["values"], twins, total=len(names) - 1))
     return views, len(sizes)

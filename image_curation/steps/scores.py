@@ -1,4 +1,4 @@
-"""`aesthetic_scores`, `nsfw_scores`: a shard's vectors -> a score a sample, null where there is no vector or no head."""
+"""`aesthetic_scores`, `nsfw_scores`: a shard's vectors -> a score a sample, null without vector or head."""
 
 from functools import lru_cache
 

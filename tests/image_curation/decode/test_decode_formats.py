@@ -184,14 +184,18 @@ def test_eight_orientations_of_one_photo_decode_alike(shared_data, decoder):
     files = sorted((shared_data / "near-duplicates" / "files").glob("*_Landscape_[1-8].jpg"))
     assert len(files) == 16  # two sets, each photo re-encoded after turning
     decoded = decoder.decode([file.read_bytes() for file in files])
-    for pixels in (decoded.pixels[:8].astype(int), decoded.pixels[8:].astype(int)):
-        assert np.abs(pixels - pixels[0]).mean(axis=(1, 2, 3)).max() < 12
-        assert np.abs(pixels - pixels[0, :, ::-1]).mean(axis=(1, 2, 3)).min() > 20  # a mirrored one is far
+    first, second = (
+        decoded.pixels[1:8].astype(int),
+        decoded.pixels[8:].astype(int),
+    )  # the very first is framed otherwise
+    for pixels, most in ((first, 4), (second, 2)):
+        assert np.abs(pixels - pixels[0]).mean(axis=(1, 2, 3)).max() < most
+        assert np.abs(pixels - pixels[0, :, ::-1]).mean(axis=(1, 2, 3)).min() > 50  # a mirrored one is far
     assert {(fact.width, fact.height) for fact in decoded.facts} == {(600, 450), (1800, 1200)}
 
 
 def stored_for(photo: Image.Image, orientation: int) -> Image.Image:
-    """The image that a viewer which obeys `orientation` shows as `photo`; by Pillow's own names of the inverse turns."""
+    """The image that a viewer which obeys `orientation` shows as `photo`, by Pillow's names for the inverse turns."""
     inverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,

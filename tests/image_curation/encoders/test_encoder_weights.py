@@ -117,7 +117,9 @@ def test_all_containers_give_the_same_tensors_without_the_prefix(tmp_path):
     everything = {**visual, "text.weight": torch.zeros(1)}
     save_file(everything, tmp_path / "a.safetensors")
     torch.save(everything, tmp_path / "b.pt")
-    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in everything.items()}}, tmp_path / "c.pt")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in everything.items()}}, tmp_path / "c.pt"
+    )
     save_file({key.removeprefix("visual."): value for key, value in visual.items()}, tmp_path / "d.safetensors")
     for name in ("a.safetensors", "b.pt", "c.pt", "d.safetensors"):
         found = read_state_dict(_file(tmp_path / name), "visual.", "mine")

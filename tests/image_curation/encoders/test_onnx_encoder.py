@@ -157,9 +157,8 @@ def test_options_supply_what_the_shape_does_not_tell(save):
 )
 def test_wrong_options_name_the_key_and_what_is_allowed(save, yaml, told):
     name = save(_mean_model(), yaml)
-    with pytest.raises((ConfigError, WeightsError)) as caught:
+    with pytest.raises((ConfigError, WeightsError), match=f"(?s){told}"):
         load_encoder(profile(name))
-    assert pytest.approx(1) == len(__import__("re").findall(told, str(caught.value).replace("\n", " ")))
 
 
 def test_a_zero_vector_becomes_nan_and_the_others_stay(save):
@@ -190,7 +189,9 @@ def test_two_inputs_or_another_rank_are_refused(save):
     with pytest.raises(ConfigError, match="should have one input"):
         profile(save(two))
     flat = _model(
-        _node("Neg", "pixels", "out"), [_value_info("pixels", FLOAT, ("N", 192))], [_value_info("out", FLOAT, ("N", 192))]
+        _node("Neg", "pixels", "out"),
+        [_value_info("pixels", FLOAT, ("N", 192))],
+        [_value_info("out", FLOAT, ("N", 192))],
     )
     with pytest.raises(ConfigError, match="four dimensions"):
         profile(save(flat))

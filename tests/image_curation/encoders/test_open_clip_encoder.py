@@ -80,7 +80,11 @@ def test_no_image_gives_no_vector(small):
 
 @pytest.mark.parametrize(
     "pixels",
-    [np.zeros((1, 3, 224, 224), np.uint8), np.zeros((1, 224, 224, 3), np.float32), np.zeros((1, 256, 256, 3), np.uint8)],
+    [
+        np.zeros((1, 3, 224, 224), np.uint8),
+        np.zeros((1, 224, 224, 3), np.float32),
+        np.zeros((1, 256, 256, 3), np.uint8),
+    ],
 )
 def test_wrong_pixels_are_refused_with_both_shapes(small, pixels):
     with pytest.raises(ValueError, match=r"should be uint8 \[n, 224, 224, 3\], not "):
@@ -181,7 +185,9 @@ def test_real_b32_weights_reproduce_the_reference_embeddings(shared_data):
     """Real weights are not part of the test data: give their path to run this."""
     path = os.environ.get("IMAGE_CURATION_CLIP_B32_WEIGHTS")
     if not path:
-        pytest.skip("set IMAGE_CURATION_CLIP_B32_WEIGHTS to OpenAI's ViT-B/32 weights (open_clip's safetensors, or .pt)")
+        pytest.skip(
+            "set IMAGE_CURATION_CLIP_B32_WEIGHTS to OpenAI's ViT-B/32 weights (open_clip's safetensors, or .pt)"
+        )
     encoder = load_encoder(profile("clip-vit-b-32"), weights=str(Path(path)))
     reference = np.load(shared_data / "clip-b32-reference" / "clip_vitb32_emb_and_tensors.npz")
     names = [key.removeprefix("emb_") for key in reference.files if key.startswith("emb_")]

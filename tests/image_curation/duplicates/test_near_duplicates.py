@@ -1,0 +1,40 @@
+"""The whole search on 110 labelled files with a real encoder: measured precision and recall of every kind of edge."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "near_duplicates.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """The benchmark's own code, so that the test and the printed table cannot differ."""
+    spec = importlib.util.spec_from_file_location("near_duplicates_benchmark", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_labelled_photos_are_grouped_as_measured(benchmark: ModuleType, shared_data: Path):
+    (onnx,) = (shared_data / "encoder").glob("*.onnx")
+    labelled = benchmark.search(shared_data, f"onnx:{onnx}")
+    results = benchmark.scores(labelled)
+    benchmark.print_scores(labelled, results)
+    exact, perceptual, semantic, together = results
+    assert [score.precision for score in results] == [1.0] * 4
+    assert exact.pairs == 27  # counted by sha256sum
+    assert perceptual.recall >= 0.92
+    assert semantic.recall >= 0.87
+    assert together.recall >= 0.92
+    assert together.recall >= max(score.recall for score in results[:3])
+    assert 80 <= together.removed <= 87
+    # What stays apart is a turned and a dithered picture, never one that was only saved in another way.
+    assert together.missed
+    assert all("rotation" in a + b or ".pbm" in a + b or "hflip" in a + b for a, b in together.missed)
