@@ -7,7 +7,8 @@ inputs give the same bytes.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -92,13 +93,19 @@ def read_artifact(url: str) -> Artifact:
             raise ArtifactError(
                 f"{url} carries no birth certificate, so it was not made by image-curation: move it away."
             )
-        return Artifact(
-            url=url,
-            certificate=Certificate.model_validate_json(metadata[_CERTIFICATE]),
-            content=metadata[_CONTENT].decode(),
-            rows=parquet.metadata.num_rows,
-            facts=json.loads(metadata[_FACTS]),
-        )
+        try:
+            return Artifact(
+                url=url,
+                certificate=Certificate.model_validate_json(metadata[_CERTIFICATE]),
+                content=metadata[_CONTENT].decode(),
+                rows=parquet.metadata.num_rows,
+                facts=json.loads(metadata[_FACTS]),
+            )
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(
+                f"{url} has a birth certificate that this version does not understand: {error}. "
+                "Delete it; the next run makes it again."
+            ) from error
 
 
 def fresh(url: str, certificate: Certificate) -> Artifact | None:
@@ -134,20 +141,11 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
     )
 
 
-class _opened:
-    """A Parquet file opened from storage, its errors renamed."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __enter__(self) -> pq.ParquetFile:
-        try:
-            self._file = storage.open_read(self.url)
-            return pq.ParquetFile(self._file)
-        except (pa.ArrowException, StorageError, OSError) as error:
-            raise ArtifactError(
-                f"{self.url} cannot be read: {error}. Delete it; the next run makes it again."
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+@contextmanager
+def _opened(url: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file opened from storage, its errors renamed, also those of reading on."""
+    try:
+        with storage.open_read(url) as file:
+            yield pq.ParquetFile(file)
+    except (pa.ArrowException, StorageError, OSError) as error:
+        raise ArtifactError(f"{url} cannot be read: {error}. Delete it; the next run makes it again.") from error

@@ -12,6 +12,7 @@ from image_curation.embedding import vectors_of
 from image_curation.ledger import Ledger, most_frequent_first
 from image_curation.project import Project
 from image_curation.release.manifest import read_manifest
+from image_curation.samples import SCORES
 
 NORM_TOLERANCE = 1e-3  # of a unit vector whose entries were rounded to fp16
 
@@ -53,6 +54,12 @@ def unreadable_shards(project: Project, shards: Sequence[str]) -> dict[str, str]
     return {shard: fact["unreadable"] for shard, fact in facts.items() if fact["unreadable"]}
 
 
+def null_score_reasons(project: Project, shards: Sequence[str]) -> dict[str, str]:
+    """Kinds of scores that no sample has, and why: no head fits the encoder, or its file is not at hand."""
+    reasons = {score: read_artifact(project.scores_url(score, shards[0])).facts["null_reason"] for score in SCORES}
+    return {score: reason for score, reason in reasons.items() if reason}
+
+
 def shards_are_readable(project: Project, shards: Sequence[str]) -> Finding:
     """No tar is so damaged that nothing of it could be read, and none was cut short."""
     unreadable = unreadable_shards(project, shards)
@@ -82,7 +89,8 @@ def _rows_agree(project: Project, shard: str) -> bool:
     found = read_table(project.embeddings_url(shard), ["key", "status", "vector"])
     has_vector = found["vector"].is_valid().to_pylist()
     good = [status == "ok" for status in found["status"].to_pylist()]
-    return found["key"].equals(read_table(project.index_url(shard), ["key"])["key"]) and has_vector == good
+    keys = read_table(project.index_url(shard), ["key"])["key"].to_pylist()
+    return bool(found["key"].to_pylist() == keys and has_vector == good)
 
 
 def vectors_have_unit_norm(project: Project, shards: Sequence[str]) -> Finding:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from image_curation.decode.limits import DecodeLimits
 from image_curation.errors import ConfigError
@@ -32,7 +32,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
     )
 
     source: str = Field(description="folder or URL with tar shards, or one tar")
@@ -76,6 +81,11 @@ def load_settings(**given: Any) -> Settings:
     except ValidationError as error:
         wrong = [f"  {ENV_PREFIX}{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
         raise ConfigError("settings are missing or wrong:\n" + "\n".join(wrong)) from error
+    except SettingsError as error:  # a section given as one variable, and not as JSON
+        raise ConfigError(
+            f"settings are wrong: {error}. Give each of its fields as a variable, such as "
+            f"{ENV_PREFIX}DECODE__MAX_PIXELS, or all of them as a JSON object."
+        ) from error
 
 
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:

@@ -11,6 +11,7 @@ from typing import Any
 from image_curation.audit import (
     Finding,
     ledger_adds_up,
+    null_score_reasons,
     release_equals_selection,
     shard_ledger,
     shards_are_readable,
@@ -47,6 +48,8 @@ class Curated:
     findings: dict[str, Finding]
     failed_shards: dict[str, str]
     ignored_files: list[str]
+    null_scores: dict[str, str]
+    """Scores that no sample has, and why."""
 
 
 def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curated:
@@ -76,7 +79,7 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
     with _whole("curation_report", on_progress):
         build_curation_report(project, shards)
     findings = {audit.__name__: audit(project, shards) for audit in AUDITS}
-    return Curated(ledger, manifest, findings, run.failed, ignored)
+    return Curated(ledger, manifest, findings, run.failed, ignored, null_score_reasons(project, shards))
 
 
 class _ShardRun:
@@ -89,7 +92,7 @@ class _ShardRun:
 
     def step(self, name: str, function: Callable[[Any], Outcome], items: Sequence[Shard | str] | None = None) -> None:
         """Run one step on all shards that are still there."""
-        items = self.shards if items is None else items
+        items = list(self.shards) if items is None else items  # a copy: shards that fail are removed on the way
         errors: list[Exception] = []
         self._on_progress(name, 0, len(items))
         for n, done in enumerate(self._cluster.map(function, items), 1):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from image_curation.errors import CurationError
+from image_curation.errors import CurationError, NoHead
 
 State = Literal["ok", "absent", "broken"]
 
@@ -98,21 +98,20 @@ def _encoders() -> Iterator[Symptom]:
         elif found := cached_file(source):
             yield Symptom(f"encoder {name}", "ok", f"weights at {found}")
         else:
-            yield Symptom(
-                f"encoder {name}",
-                "absent",
-                f"weights are fetched on first use from {source.repo}, or give --weights FILE",
-            )
+            yield Symptom(f"encoder {name}", "absent", f"no weights here: `image-curation fetch {name}`, or --weights")
 
 
 def _heads() -> Iterator[Symptom]:
     from image_curation.heads import HEADS, load_head
 
     for kind, space in HEADS:
+        what = f"{kind} head"
         try:
-            yield Symptom(f"head {kind} for {space}", "ok", load_head(kind, space).name)  # type: ignore[arg-type]
+            yield Symptom(what, "ok", load_head(kind, space).name)
+        except NoHead:
+            yield Symptom(what, "absent", f"not here for {space}: `image-curation fetch`, or --heads")
         except CurationError as error:
-            yield Symptom(f"head {kind} for {space}", "absent", str(error))
+            yield Symptom(what, "broken", str(error))
 
 
 def _try(what: str, look: Callable[[], str]) -> Symptom:

@@ -84,13 +84,13 @@ def _fill(
 ) -> None:
     """Write one batch's results to its rows. `decoded` and `encoded` are aligned with `positions`."""
     pixels = decoded.pixels if isinstance(decoded.pixels, np.ndarray) else decoded.pixels.cpu().numpy()
-    measures = {
+    measures: dict[str, npt.NDArray[Any]] = {
         "phash": phash(decoded.thumbs),
         "sharpness": sharpness(pixels),
         "exposure": exposure(decoded.thumbs),
         "contrast": contrast(decoded.thumbs),
     }
-    finite = np.isfinite(encoded).all(axis=1)
+    finite = np.asarray(np.isfinite(encoded).all(axis=1))
     for i, position in enumerate(positions):
         row, facts = rows[position], decoded.facts[i]
         row.update({name: values[i].item() for name, values in measures.items()})
@@ -120,7 +120,8 @@ def _table(rows: list[dict[str, Any]], vectors: npt.NDArray[np.float16]) -> pa.T
 def vectors_of(table: pa.Table) -> npt.NDArray[np.float16]:
     """The `vector` column as fp16 [n, dim]; rows without a vector are zeros."""
     column = table["vector"].combine_chunks()
-    flat = column.values.slice(column.offset * column.type.list_size, len(column) * column.type.list_size)
-    vectors: npt.NDArray[np.float16] = flat.to_numpy(zero_copy_only=False).reshape(len(column), -1).copy()
+    dim = column.type.list_size
+    flat = column.values.slice(column.offset * dim, len(column) * dim)
+    vectors: npt.NDArray[np.float16] = flat.to_numpy(zero_copy_only=False).reshape(len(column), dim).copy()
     vectors[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
     return vectors

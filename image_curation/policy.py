@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ImageRules(_Section):
@@ -132,9 +132,11 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 def _sentence(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
-    path = ".".join(str(part) for part in location if part not in ("float", "literal['auto']"))
+    path = ".".join(str(part) for part in location if part not in ("constrained-float", "literal['auto']"))
     if kind == "extra_forbidden":
         return f"  {path}: there is no such key. Allowed here: {', '.join(_keys(location[:-1]))}."
+    if kind == "model_type":
+        return f"  {path}: it should hold some of {', '.join(_keys(location))}; it is {value!r}."
     return f"  {path}: {message}; it is {value!r}."
 
 

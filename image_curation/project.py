@@ -127,6 +127,12 @@ class Project:
         return join(self.settings.root, *parts)
 
     def _check_floors(self) -> None:
+        if self.similarity_floor <= 0:
+            margin, highest = self.settings.duplicates.similarity_margin, self.profile.duplicate_similarity
+            raise ConfigError(
+                f"duplicates.similarity_margin={margin} should be < {highest}, from which encoder {self.profile.name} "
+                "takes images for duplicates. Lower IMAGE_CURATION_DUPLICATES__SIMILARITY_MARGIN."
+            )
         if self.min_similarity < self.similarity_floor:
             raise ConfigError(
                 f"duplicates.min_similarity={self.min_similarity} should be >= {self.similarity_floor}, down to which "

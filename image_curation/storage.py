@@ -53,7 +53,7 @@ def list_files(root: str) -> list[FileInfo]:
             raise FileNotFoundError(f"there is no folder {path}")
         found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
     base = path.rstrip("/") + "/"
-    names = {name.removeprefix(base): info for name, info in found.items() if info.get("type") == "file"}
+    names = {name.removeprefix(base): info for name, info in found.items() if _is_file(info)}
     return [
         FileInfo(join(root, name), name, int(info["size"]), _fingerprint(info)) for name, info in sorted(names.items())
     ]
@@ -109,7 +109,7 @@ def write_atomic(url: str) -> Iterator[BinaryIO]:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=os.path.dirname(path) if local else None)
     try:
-        with os.fdopen(handle, "w+b") as file:
+        with _full_disk_renamed(url), os.fdopen(handle, "w+b") as file:
             yield cast(BinaryIO, file)
             file.flush()
             if local:
@@ -162,6 +162,19 @@ def _renamed(url: str, verb: str) -> Iterator[None]:
             f"cannot {verb} {url}: {type(error).__name__}: {error}. "
             "Check that the place exists and that the credentials in the environment allow it."
         ) from error
+
+
+@contextmanager
+def _full_disk_renamed(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {url}: {error}. Check the space that is left there.") from error
+
+
+def _is_file(info: dict[str, Any]) -> bool:
+    """A link counts as what it leads to; one that leads nowhere is a file that cannot be read."""
+    return info.get("type") == "file" or (bool(info.get("islink")) and not os.path.isdir(info["name"]))
 
 
 def _fingerprint(info: dict[str, Any]) -> str:

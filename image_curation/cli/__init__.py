@@ -21,9 +21,19 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command. What goes wrong for a known reason is told in a sentence, not a traceback."""
-    from image_curation.cli import curate, demo, doctor, inspect, policy, report, why
+    from image_curation.cli import curate, demo, doctor, fetch, inspect, policy, report, why
 
-    for command in (demo.demo, curate.curate, inspect.inspect, why.why, report.report, policy.policy, doctor.doctor):
+    commands = (
+        demo.demo,
+        curate.curate,
+        inspect.inspect,
+        why.why,
+        report.report,
+        policy.policy,
+        fetch.fetch,
+        doctor.doctor,
+    )
+    for command in commands:
         app.command()(command)
     try:
         app()

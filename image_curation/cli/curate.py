@@ -53,6 +53,8 @@ def curate(
         result = run(project, opened, bars.update)
     print_ledger(console, result.ledger)
     print_findings(console, result.findings)
+    for score, reason in result.null_scores.items():
+        console.print(f"[yellow]no {score} scores[/]: {reason}", highlight=False)
     for name in result.ignored_files:
         console.print(f"[yellow]ignored[/] {name}: only plain .tar files are read", highlight=False)
     for shard, error in result.failed_shards.items():

@@ -3,11 +3,12 @@
 | format | on a CPU | on a GPU |
 |---|---|---|
 | JPEG with one or three channels | simplejpeg (libjpeg-turbo), strict, reduced where harmless | nvImageCodec (nvJPEG) |
-| CMYK JPEG, PNG, WebP, BMP, PNM | nvImageCodec's CPU decoders | as on a CPU, then uploaded |
-| GIF, TIFF, AVIF, JPEG 2000, animated PNG; what is refused above | Pillow | as on a CPU, then uploaded |
+| CMYK JPEG, PNG, WebP | nvImageCodec's CPU decoders | as on a CPU, then uploaded |
+| GIF, TIFF, AVIF, BMP, PNM, JPEG 2000, animated PNG; what is refused above | Pillow | as on a CPU, then uploaded |
 
-nvImageCodec 0.9 reads JPEG 2000 and TIFF too but is not asked to: damaged ones end the process in a segmentation fault
-(in its OpenCV and libtiff parts). Of an animated PNG it gives wrong colours.
+nvImageCodec 0.9 reads most of the last row too but is not asked to. A damaged JPEG 2000 or TIFF ends the process in a
+segmentation fault (in its OpenCV and libtiff parts); an animated PNG comes in wrong colours, a PNM as if its largest
+value were 255, and a 16-bit BMP with a white of 248.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import simplejpeg
 
+from image_curation.decode.jpeg import check_cmyk, decode_plain, is_cmyk, is_plain, jpeg_reduction
 from image_curation.decode.orientation import upright
 from image_curation.decode.pillow_reader import read_with_pillow
 from image_curation.errors import ConfigError, ImageError
@@ -28,6 +30,8 @@ from image_curation.shards.header import Header
 from image_curation.shards.header import _pillow_quiet as pillow_quiet
 
 if TYPE_CHECKING:
+    import torch
+
     from image_curation.decode.orientation import Pixels
 
 # Both libraries print several lines for each image that they refuse. Here a refusal is a value.
@@ -36,9 +40,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 from nvidia import nvimgcodec  # type: ignore[attr-defined]  # it reads its verbosity while it is imported
 
-_LISTED_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "PPM"})
-_PLAIN_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
-_REDUCTIONS = (8, 4, 2, 1)
+_LISTED_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
 _PARAMS = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
 
 
@@ -66,6 +68,9 @@ class Codec(Protocol):
     def decode(self, images: Sequence[bytes], headers: Sequence[Header], short_side: int) -> list[Picture | ImageError]:
         """One outcome an image, in order. A JPEG may come reduced if its short side keeps `short_side` pixels."""
 
+    def decoded_bytes(self, image: bytes, header: Header, short_side: int) -> int:
+        """How much memory the picture of an image will take."""
+
     def close(self) -> None:
         """Stop the threads."""
 
@@ -88,26 +93,52 @@ class CpuCodec:
         damaged: set[int] = set()
         strict = self._pool.map(_decode_strictly, images, headers, [short_side] * len(images))
         for i, (picture, objected) in enumerate(strict):
-            if picture is not None:
-                outcomes[i] = picture
             if objected:
                 damaged.add(i)
+                picture = self._decode_damaged(images[i], headers[i], short_side)
+            if picture is not None:
+                outcomes[i] = picture
 
-        listed = [i for i, data in enumerate(images) if i not in outcomes and _is_listed(data, headers[i])]
+        tried = damaged | outcomes.keys()
+        listed = [i for i, data in enumerate(images) if i not in tried and _is_listed(data, headers[i])]
         for i, image in _decode_list(self._listed, images, listed):
-            picture = _picture(np.asarray(image), headers[i], 1, "nvimgcodec", i in damaged)
+            picture = _picture(np.asarray(image), headers[i], 1, "nvimgcodec", damaged=False)
             if picture is not None:
                 outcomes[i] = picture
 
         rest = [i for i in range(len(images)) if i not in outcomes]
-        with pillow_quiet():
-            second = list(self._pool.map(lambda i: _second_chance(images[i], headers[i], i in damaged), rest))
-        outcomes.update(zip(rest, second, strict=True))
+        if rest:
+            with pillow_quiet():
+                second = list(self._pool.map(lambda i: _second_chance(images[i], headers[i], i in damaged), rest))
+            outcomes.update(zip(rest, second, strict=True))
         return [outcomes[i] for i in range(len(images))]
+
+    def decoded_bytes(self, image: bytes, header: Header, short_side: int) -> int:
+        """How much memory the picture of an image will take."""
+        reduced = header.format == "JPEG" and is_plain(image)
+        reduction = jpeg_reduction(header.width, header.height, short_side) if reduced else 1
+        return 3 * header.width * header.height // reduction**2
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown()
+
+    def _decode_damaged(self, data: bytes, header: Header, short_side: int) -> Picture | None:
+        """A JPEG that strict decoding objects to, if nvImageCodec would have it: with holes, but not without its end.
+
+        One at a time, and decoded again by simplejpeg: nvImageCodec does not reduce, and many in full may be too much.
+        """
+        (image,) = self._listed.decode([data], params=_PARAMS)
+        if image is None:
+            return None
+        if not is_plain(data):
+            return _picture(np.asarray(image), header, 1, "nvimgcodec", damaged=True)
+        reduction = jpeg_reduction(header.width, header.height, short_side)
+        try:
+            pixels = decode_plain(data, header, reduction, strict=False)
+        except ValueError:
+            return None
+        return _picture(pixels, header, reduction, "simplejpeg", damaged=True)
 
 
 class CudaCodec:
@@ -134,12 +165,10 @@ class CudaCodec:
 
     def decode(self, images: Sequence[bytes], headers: Sequence[Header], short_side: int) -> list[Picture | ImageError]:
         """First the GPU for plain JPEGs, then the host for what is left."""
-        import torch
-
         outcomes: dict[int, Picture | ImageError] = {}
-        plain = [i for i, data in enumerate(images) if headers[i].format == "JPEG" and _colours(data) in _PLAIN_COLOURS]
+        plain = [i for i, data in enumerate(images) if headers[i].format == "JPEG" and is_plain(data)]
         for i, image in _decode_list(self._decoder, images, plain):
-            picture = _picture(torch.utils.dlpack.from_dlpack(image), headers[i], 1, "nvimgcodec", damaged=False)
+            picture = _picture(self._tensor(image), headers[i], 1, "nvimgcodec", damaged=False)
             if picture is not None:
                 outcomes[i] = picture
 
@@ -152,49 +181,37 @@ class CudaCodec:
         """Stop the threads."""
         self._host.close()
 
+    def decoded_bytes(self, image: bytes, header: Header, short_side: int) -> int:
+        """How much memory the picture of an image will take."""
+        return 3 * header.width * header.height
+
+    def _tensor(self, image: nvimgcodec.Image) -> torch.Tensor:
+        import torch
+
+        return torch.utils.dlpack.from_dlpack(image)
+
     def _upload(self, outcome: Picture | ImageError) -> Picture | ImageError:
         import torch
 
         if isinstance(outcome, ImageError):
             return outcome
-        return replace(outcome, pixels=torch.as_tensor(outcome.pixels).to(self._device))
-
-
-def jpeg_reduction(width: int, height: int, short_side: int) -> int:
-    """The largest of 8, 4, 2 and 1 by which libjpeg can reduce while it decodes that keeps `short_side` pixels.
-
-    Halves only: libjpeg's other scales (3/8, 5/8, ...) have no SIMD code and saved no time on 1 to 3 megapixels.
-    """
-    shorter = min(width, height)
-    return next((r for r in _REDUCTIONS if -(-shorter // r) >= short_side), 1)
+        return replace(outcome, pixels=torch.tensor(outcome.pixels, device=self._device))
 
 
 def _decode_strictly(data: bytes, header: Header, short_side: int) -> tuple[Picture | None, bool]:
     """Decode a JPEG with every warning of libjpeg taken as an error: the picture or None, and whether it objected."""
     if header.format != "JPEG":
         return None, False
-    plain = _colours(data) in _PLAIN_COLOURS
-    reduction = jpeg_reduction(header.width, header.height, short_side) if plain else _REDUCTIONS[0]
     try:
-        pixels = simplejpeg.decode_jpeg(
-            data,
-            "RGB" if plain else "CMYK",
-            min_height=-(-header.height // reduction),
-            min_width=-(-header.width // reduction),
-            min_factor=reduction,
-        )
+        if is_plain(data):
+            reduction = jpeg_reduction(header.width, header.height, short_side)
+            pixels = decode_plain(data, header, reduction, strict=True)
+            return _picture(pixels, header, reduction, "simplejpeg", damaged=False), False
+        if is_cmyk(data):
+            check_cmyk(data, header)
     except ValueError:
         return None, True
-    # CMYK was decoded, as small as can be, only to learn whether it is damaged; nvImageCodec converts it to RGB.
-    return (_picture(pixels, header, reduction, "simplejpeg", damaged=False) if plain else None), False
-
-
-def _colours(jpeg: bytes) -> str | None:
-    """The colour space that a JPEG is stored in, or None where libjpeg finds none."""
-    try:
-        return str(simplejpeg.decode_jpeg_header(jpeg, strict=False)[2])
-    except ValueError:
-        return None
+    return None, False
 
 
 def _is_listed(data: bytes, header: Header) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from image_curation.decode.codec import Codec, CpuCodec, CudaCodec, Picture, jpeg_reduction
+from image_curation.decode.codec import Codec, CpuCodec, CudaCodec, Picture
 from image_curation.decode.limits import DecodeLimits
 from image_curation.decode.pipeline import THUMB_SIZE, PixelPipeline
 from image_curation.errors import ConfigError, ImageError
@@ -110,7 +110,7 @@ class ImageDecoder:
         pixels: list[Pixels] = []
         thumbs: list[npt.NDArray[np.uint8]] = []
         facts: dict[int, ImageFacts] = {}
-        for rows in self._chunks(headers):
+        for rows in self._chunks(images, headers):
             good = self._decode_chunk({row: images[row] for row in rows}, headers, errors)
             if good:
                 crops, squares = self._pipeline.run(list(good.values()), [headers[row].shown_size for row in good])
@@ -139,13 +139,13 @@ class ImageDecoder:
                 headers[row] = header
         return headers, errors
 
-    def _chunks(self, headers: dict[int, Header]) -> Iterator[list[int]]:
+    def _chunks(self, images: Sequence[bytes], headers: dict[int, Header]) -> Iterator[list[int]]:
         """Rows, in order, in runs that fit into one batch and into the memory for decoded pixels."""
         room = _HELD_BYTES["cpu" if self._device_id is None else "cuda"]
         rows: list[int] = []
         held = 0
         for row, header in headers.items():
-            size_bytes = self._decoded_bytes(header)
+            size_bytes = self._codec.decoded_bytes(images[row], header, self._short_side)
             if rows and (len(rows) == self._batch_size or held + size_bytes > room):
                 yield rows
                 rows, held = [], 0
@@ -153,12 +153,6 @@ class ImageDecoder:
             held += size_bytes
         if rows:
             yield rows
-
-    def _decoded_bytes(self, header: Header) -> int:
-        """An estimate: a damaged or CMYK JPEG is decoded in full after all."""
-        reduced = header.format == "JPEG" and self._device_id is None
-        reduction = jpeg_reduction(header.width, header.height, self._short_side) if reduced else 1
-        return 3 * header.width * header.height // reduction**2
 
     def _decode_chunk(
         self, images: dict[int, bytes], headers: dict[int, Header], errors: dict[int, tuple[str, str]]

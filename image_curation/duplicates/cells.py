@@ -127,9 +127,7 @@ def _assign_tile(x: Float64s, centroids: Float64s, reach: float, max_ghosts: int
     best = scores.argmax(axis=1)
     gap = scores[np.arange(len(x)), best][:, None] - scores
     used, place = np.unique(best, return_inverse=True)
-    candidate = gap < reach * _distances(centroids, used)[place]
-    candidate[np.arange(len(x)), best] = False
-    row, ghost = np.nonzero(candidate)
+    row, ghost = np.nonzero(gap < reach * _distances(centroids, used)[place])  # never the best: 0 < 0 is false
     order = np.lexsort((ghost, gap[row, ghost], row))
     row, ghost = row[order], ghost[order]
     nth = np.arange(len(row)) - np.searchsorted(row, row)  # 0 for the nearest ghost cell of a row

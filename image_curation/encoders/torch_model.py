@@ -81,10 +81,13 @@ def checked_device(device: str) -> torch.device:
     Raises:
         ConfigError: it is not there.
     """
-    if device.split(":")[0] not in ("cpu", "cuda"):
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
         raise ConfigError(f"device {device!r} is not one of: cpu, cuda, cuda:N.")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: torch {torch.__version__} sees no CUDA GPU here. Use the device 'cpu'.")
+    gpus = torch.cuda.device_count()
+    if kind == "cuda" and int(number or 0) >= gpus:
+        found = f"{gpus} CUDA GPUs here, numbered from 0" if gpus else "no CUDA GPU here. Use the device 'cpu'"
+        raise ConfigError(f"device {device!r}: torch {torch.__version__} sees {found}.")
     return torch.device(device)
 
 

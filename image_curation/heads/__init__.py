@@ -26,7 +26,7 @@ _AESTHETIC_V2 = (
 _AESTHETIC_V1 = ("LAION-AI/aesthetic-predictor", "6d122adad522ab246644d9dc1c6d7a3810ee255f", "MIT")
 _NSFW = ("LAION-AI/CLIP-based-NSFW-Detector", "d6bb8fe31fd4aecbfed7dfb62df4fe5858bfc014", "MIT")
 
-HEADS: dict[tuple[str, str], tuple[HeadFile, ...]] = {
+HEADS: dict[tuple[HeadKind, str], tuple[HeadFile, ...]] = {
     ("aesthetic", CLIP_L_14): (
         HeadFile(
             "laion-aesthetic-v2-l-14",

@@ -76,6 +76,6 @@ def _find(file: HeadFile, path: str | None, what: str) -> Path:
         if (folder / file.file).is_file():
             return folder / file.file
     raise NoHead(
-        f"The {what} is not here: {file.file} is in none of {', '.join(map(str, searched))}. Fetch it with "
-        f"image_curation.heads.fetch_head, put it there from {file.url}, or let {FOLDER_VARIABLE} name its folder."
+        f"The {what} is not here: {file.file} is in none of {', '.join(map(str, searched))}. `image-curation "
+        f"fetch ENCODER` downloads it; or put it there from {file.url}, or let {FOLDER_VARIABLE} name its folder."
     )

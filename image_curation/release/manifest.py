@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from image_curation import storage
 from image_curation.errors import ReleaseError
+from image_curation.ledger import Ledger
 
 MANIFEST = "manifest.json"
 IMAGES = "images"
@@ -40,17 +41,6 @@ class FileEntries(BaseModel):
     def files(self) -> tuple[FileEntry, FileEntry, FileEntry]:
         """All files of the shard."""
         return (self.tar, self.parquet, self.index)
-
-
-class Ledger(BaseModel):
-    """What became of every sample that was read: kept, dropped by reason, failed by status."""
-
-    model_config = ConfigDict(frozen=True)
-
-    read: int
-    kept: int
-    dropped: dict[str, int] = {}
-    failed: dict[str, int] = {}
 
 
 class ReleaseFacts(BaseModel):
@@ -126,11 +116,8 @@ def read_manifest(folder_url: str) -> Manifest | None:
 
 def _check_ledger(manifest: Manifest) -> None:
     ledger = manifest.ledger
-    dropped, failed = sum(ledger.dropped.values()), sum(ledger.failed.values())
-    if ledger.read != ledger.kept + dropped + failed:
-        raise ReleaseError(
-            f"the ledger does not add up: {ledger.read} read; {ledger.kept} kept, {dropped} dropped, {failed} failed"
-        )
+    if not ledger.adds_up:
+        raise ReleaseError(f"the ledger does not add up: {ledger.sentence()}. Materialize selection again.")
     if ledger.kept != manifest.samples:
         raise ReleaseError(f"the selection kept={ledger.kept} samples, but the shards hold {manifest.samples}")
 

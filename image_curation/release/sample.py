@@ -99,7 +99,7 @@ def merge_json(original: bytes | None, curation: dict[str, Any]) -> bytes | None
 def _plain(column: pa.ChunkedArray) -> list[Any]:
     """Values as JSON has them: no NaN or infinity, and a float in its shortest form that gives the same float again.
 
-    Unsigned 64-bit numbers are hashes; they become 16 hex digits, since readers of JSON take numbers for signed or float.
+    Unsigned 64-bit numbers are hashes: they become 16 hex digits, as readers of JSON take numbers for signed or float.
     """
     values: list[Any] = column.to_pylist()
     if pa.types.is_uint64(column.type):

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 
 import image_curation
 from image_curation.artifacts import read_artifact, read_table
-from image_curation.audit import shard_ledger, total_ledger, unreadable_shards
+from image_curation.audit import null_score_reasons, shard_ledger, total_ledger, unreadable_shards
 from image_curation.project import Project
 from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
 from image_curation.report.thumbnails import thumbnails
-from image_curation.samples import SCORES, read_samples
+from image_curation.samples import read_samples
 
 SHEET_IMAGES = 48
 GROUPS = 24
@@ -45,7 +45,7 @@ def gather(project: Project, shards: Sequence[str]) -> ReportData:
             ShardCounts(shard, one.read, one.kept, sum(one.dropped.values()), sum(one.failed.values()))
             for shard, one in ledgers.items()
         ],
-        histograms=histograms(project, samples, _null_reasons(project, shards)),
+        histograms=histograms(project, samples, null_score_reasons(project, shards)),
         sheets=_sheets(project, samples, urls),
         duplicate_groups=groups,
         failures=[
@@ -75,12 +75,6 @@ def _created_from(project: Project) -> dict[str, str]:
         "Duplicates from cosine": f"{project.min_similarity:g}",
         "image-curation": image_curation.__version__,
     }
-
-
-def _null_reasons(project: Project, shards: Sequence[str]) -> dict[str, str]:
-    """Why all scores of a kind are null, for those kinds for which they are."""
-    reasons = {score: read_artifact(project.scores_url(score, shards[0])).facts["null_reason"] for score in SCORES}
-    return {score: reason for score, reason in reasons.items() if reason}
 
 
 def _warnings(project: Project, shards: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_curation import embedding
+from image_curation import embedding, storage
 from image_curation.artifacts import Certificate, digest, read_artifact
 from image_curation.duplicates.edges import Edges
 from image_curation.project import Project
@@ -36,13 +36,19 @@ class Judged:
 def build_selection(project: Project, shards: Sequence[str]) -> dict[str, Outcome]:
     """Decide every sample of `shards`, and write the decisions of those shards for which they changed.
 
+    Decisions on other shards, which are gone from the source or could not be done, are removed: they would name
+    representatives that are no longer there.
+
     Raises:
         ArtifactError: a shard has no scores, or duplicates have not been searched yet.
     """
     project.remember()
     judged = {shard: _judge(project, shard) for shard in sorted(shards)}
     duplicates = _resolve(project, judged)
-    return {shard: _write(project, shard, item, duplicates) for shard, item in judged.items()}
+    outcomes = {shard: _write(project, shard, item, duplicates) for shard, item in judged.items()}
+    for shard in set(project.selected_shards()) - outcomes.keys():
+        storage.remove(project.selection_url(shard))
+    return outcomes
 
 
 def _judge(project: Project, shard: str) -> Judged:

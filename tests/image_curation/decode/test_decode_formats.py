@@ -1,6 +1,7 @@
 """Formats, colour modes and orientations: each as a user would expect to see it."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ def full_size(image: bytes) -> tuple[np.ndarray, str]:
 LOSSLESS = {
     "png": ("PNG", {}, "nvimgcodec"),
     "webp": ("WEBP", {"lossless": True}, "nvimgcodec"),
-    "bmp": ("BMP", {}, "nvimgcodec"),
-    "ppm": ("PPM", {}, "nvimgcodec"),
+    "bmp": ("BMP", {}, "pillow"),
+    "ppm": ("PPM", {}, "pillow"),
     "tiff": ("TIFF", {}, "pillow"),
     "tiff_deflate": ("TIFF", {"compression": "tiff_adobe_deflate"}, "pillow"),
     "jpeg2000": ("JPEG2000", {}, "pillow"),
@@ -99,6 +100,21 @@ def test_16_bit_gray_is_scaled_where_pillow_alone_would_turn_white(photo, form):
     image = encoded(Image.fromarray(gray.astype(np.uint16) * 257), form)
     assert np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean() > 250
     assert np.array_equal(full_size(image)[0], np.repeat(gray[:, :, None], 3, axis=2))
+
+
+def test_pnm_with_another_largest_value():
+    gray = b"P5 2 1 15\n" + bytes([15, 0])
+    wide = b"P5 2 1 65535\n" + bytes([255, 255, 128, 128])
+    colour = b"P6 1 1 1023\n" + bytes([3, 255, 0, 0, 2, 0])
+    assert full_size(gray)[0][0].tolist() == [[255] * 3, [0] * 3]
+    assert full_size(wide)[0][0].tolist() == [[255] * 3, [128] * 3]
+    assert full_size(colour)[0][0].tolist() == [[255, 0, 128]]
+
+
+def test_white_of_a_16_bit_bmp():
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
+    image = b"BM" + struct.pack("<IHHI", 58, 0, 0, 54) + header + struct.pack("<HH", 0x7FFF, 0x0000)
+    assert full_size(image)[0][0].tolist() == [[255] * 3, [0] * 3]
 
 
 def test_float_tiff_from_0_to_1(photo):

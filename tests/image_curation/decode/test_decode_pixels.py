@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_curation.decode.codec import CpuCodec, jpeg_reduction
+from image_curation.decode.codec import CpuCodec
 from image_curation.decode.decoder import ImageDecoder
+from image_curation.decode.jpeg import jpeg_reduction
 from image_curation.decode.pipeline import PixelPipeline, clip_region
 from image_curation.encoders.torchvision_cpu import ensure_torchvision
 from image_curation.shards.header import read_header

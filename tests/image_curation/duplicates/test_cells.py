@@ -86,6 +86,13 @@ def test_training_finds_clusters_that_are_there():
     assert len(set(zip(truth.tolist(), found.tolist(), strict=True))) == len(set(found.tolist())) == 5
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_empty_cells_start_again_where_the_fit_is_worst(seed: int):
+    """Five of seven rows share a direction: some starts put all centroids there, and two of them get no vector."""
+    x = np.array([[0, 0, 1 / 2**i] for i in range(5)] + [[1, 0, 0], [0, 1, 0]], np.float16)
+    assert sorted(train_cells(x, 3, seed).centroids.tolist()) == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
 def test_training_beats_random_centroids(planted):
     x = planted.vectors.astype(np.float64)
     trained = train_cells(planted.vectors, 32).centroids

@@ -68,6 +68,12 @@ def test_relation_to_the_survivor_is_the_strongest_direct_one():
     assert similarity_to_survivor(vectors, survivor, sha256, phash, 0.95, 2).found[6] == "perceptual"
 
 
+def test_two_rows_without_a_hash_are_no_exact_duplicates():
+    vectors, phash = np.array([[1, 0], [0, 1]], np.float16), np.array([0, 2**64 - 1], np.uint64)
+    got = similarity_to_survivor(vectors, np.array([0, 0]), [None, None], phash, 0.9, 4)
+    assert got.found.tolist() == ["", "chain"]
+
+
 def curate(vectors, sha256, phash, rank):
     """All of it: hashes and vectors to groups, survivors and relations."""
     n = len(rank)

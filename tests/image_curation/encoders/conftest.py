@@ -1,16 +1,28 @@
-"""Real photos as pixels in the decoder's geometry, made with Pillow, so that encoders are tested without the decoder."""
+"""Real photos as pixels in the decoder's geometry, made with Pillow: encoders are tested without the decoder."""
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 Prepare = Callable[[Image.Image], npt.NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other are slow where other tests run on the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # onnxruntime's sessions
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

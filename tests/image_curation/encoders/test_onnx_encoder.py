@@ -133,10 +133,10 @@ def test_without_options_a_warning_tells_what_was_assumed(save, caplog):
 
 def test_options_supply_what_the_shape_does_not_tell(save):
     name = save(_mean_model(("N", "C", "H", "W")))
-    with pytest.raises(ConfigError, match="does not tell its layout.*`layout: nchw`"):
+    with pytest.raises(ConfigError, match=r"does not tell its layout.*`layout: nchw`"):
         profile(name)
     save(_mean_model(("N", "C", "H", "W")), "layout: nchw")
-    with pytest.raises(ConfigError, match="not a square of known size.*`size: 224`"):
+    with pytest.raises(ConfigError, match=r"not a square of known size.*`size: 224`"):
         profile(name)
     save(_mean_model(("N", "C", "H", "W")), "layout: nchw\nsize: 8")
     assert np.abs(load_encoder(profile(name)).encode(PIXELS) - _unit(MEANS)).max() < 1e-3
@@ -198,7 +198,7 @@ def test_two_inputs_or_another_rank_are_refused(save):
 
 
 def test_external_data_is_not_read(save, tmp_path, monkeypatch):
-    """A model may name any file on the disk as the place of its tensors; ours are read from memory, where that fails."""
+    """A model may name any file as the place of its tensors; ours are read from memory, where that fails."""
     (tmp_path / "secret.bin").write_bytes(struct.pack("<3f", 1, 2, 3))
     monkeypatch.chdir(tmp_path)
     location = _field(13, _field(1, "location") + _field(2, "secret.bin"))

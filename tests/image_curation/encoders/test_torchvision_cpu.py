@@ -1,4 +1,4 @@
-"""torchvision, open_clip and timm import beside the torch that is installed, and operators that are not there still say so."""
+"""torchvision, open_clip and timm import beside any torch, and operators that are not there still say so."""
 
 import pytest
 import torch

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from image_curation import storage
-from image_curation.release.manifest import Ledger, Manifest, ReleaseFacts, publish
+from image_curation.ledger import Ledger
+from image_curation.release.manifest import Manifest, ReleaseFacts, publish
 from image_curation.release.plan import plan_shards
 from image_curation.release.writer import write_release_shard
 

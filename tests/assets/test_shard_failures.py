@@ -1,0 +1,142 @@
+"""One bad tar costs its partition: what is recorded, what is missing, what is said, and how it is mended."""
+
+import json
+import os
+
+import dagster as dg
+import pytest
+
+SHARDS = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture
+def three(graph, demo):
+    """Three tars of four photographs each, indexed but not embedded."""
+    keys = demo.plain()
+    for n, shard in enumerate(SHARDS):
+        demo.pack(graph.source / f"{shard}.tar", *keys[4 * n : 4 * n + 4])
+    graph.register(*SHARDS)
+    assert graph.run(*SHARDS, only=["shard_index"]).success
+    return graph
+
+
+def failure(result: dg.ExecuteInProcessResult, step: str) -> tuple[str, dict]:
+    """What a failed step says, and the metadata of its failure."""
+    (event,) = [event for event in result.all_events if event.is_step_failure and event.step_key == step]
+    data = event.step_failure_data
+    return data.user_failure_data.description, dict(data.user_failure_data.metadata)
+
+
+def recorded(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, dg.MetadataValue]]:
+    """Partition -> metadata of what this run materialized of an asset."""
+    events = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(asset)]
+    return {event.partition: dict(event.materialization.metadata) for event in events}
+
+
+def test_tar_that_vanishes_after_indexing_costs_its_partition_alone(three):
+    tar = three.source / "beta.tar"
+    content, times = tar.read_bytes(), tar.stat()
+    tar.unlink()
+
+    result = three.run(*SHARDS, only=["embeddings"])
+
+    assert not result.success
+    assert set(recorded(result, "embeddings")) == {"alpha", "gamma"} == three.done("embeddings")
+    assert {row["rows"].value for row in recorded(result, "embeddings").values()} == {4}
+    said, metadata = failure(result, "embeddings")
+    assert said.startswith("1 of 3 shards failed; the others are recorded. Retry these alone: beta (StorageError: ")
+    assert "beta.tar" in said
+    assert list(metadata["failed_shards"].value) == ["beta"]
+
+    tar.write_bytes(content)
+    os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
+    retried = three.run("beta", only=["embeddings"])
+    assert retried.success
+    assert set(recorded(retried, "embeddings")) == {"beta"}
+    assert three.done("embeddings") == set(SHARDS)
+
+
+def test_tar_cut_short_after_indexing_costs_its_partition_alone(three):
+    tar = three.source / "beta.tar"
+    os.truncate(tar, tar.stat().st_size // 2)
+
+    result = three.run(*SHARDS, only=["embeddings"])
+
+    assert not result.success
+    assert three.done("embeddings") == {"alpha", "gamma"}
+    said, metadata = failure(result, "embeddings")
+    assert "beta" in said
+    assert list(metadata["failed_shards"].value) == ["beta"]
+
+
+def test_tar_replaced_after_indexing_is_not_embedded_by_the_old_index(three, demo):
+    demo.pack(three.source / "beta.tar", *demo.plain()[20:24])
+
+    result = three.run(*SHARDS, only=["embeddings"])
+
+    assert three.done("embeddings") == {"alpha", "gamma"}
+    assert "beta" in failure(result, "embeddings")[0]
+    assert three.run(*SHARDS).success
+    assert three.done("selection") == set(SHARDS)
+
+
+def test_nothing_follows_a_failed_step_and_the_rest_is_released_without_the_bad_shard(three):
+    (three.source / "gamma.tar").unlink()
+    whole = three.run(*SHARDS, only=["embeddings", "aesthetic_scores", "nsfw_scores", "duplicate_groups"])
+    assert not whole.success
+    assert recorded(whole, "aesthetic_scores") == {}
+
+    rest = three.run("alpha", "beta")
+
+    assert rest.success
+    assert set(recorded(rest, "selection")) == {"alpha", "beta"}
+    assert recorded(rest, "embeddings")["alpha"]["reused"].value is True
+    manifest = json.loads((three.root / "release" / "manifest.json").read_text())
+    assert manifest["ledger"]["read"] == 8
+
+
+def test_tar_that_is_gone_before_indexing_is_named_with_what_to_do(three):
+    (three.source / "beta.tar").unlink()
+    result = three.run(*SHARDS)
+    assert not result.success
+    said, _ = failure(result, "shard_index")
+    assert said.startswith(f"1 shards are no longer under {three.source}: beta. ")
+    assert "put the tars back" in said
+
+
+def test_garbage_tar_fails_the_check_by_name_and_the_rest_is_released(graph, demo, garbage):
+    demo.pack(graph.source / "good.tar", *demo.plain()[:3])
+    (graph.source / "trash.tar").write_bytes(garbage)
+    graph.register("good", "trash")
+
+    result = graph.run("good", "trash")
+
+    assert result.success
+    assert set(recorded(result, "shard_index")) == {"good", "trash"}
+    assert "trash" in recorded(result, "shard_index")["trash"]["damage"].value
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert {name for name, check in checks.items() if not check.passed} == {"shards_are_readable"}
+    said = checks["shards_are_readable"].description
+    assert said.startswith("1 tars cannot be read and 0 are damaged.")
+    assert "trash: " in said
+    assert "good" not in said
+    manifest = json.loads((graph.root / "release" / "manifest.json").read_text())
+    assert manifest["ledger"] == {"read": 3, "kept": 3, "dropped": {}, "failed": {}}
+
+
+def test_tar_with_a_torn_end_keeps_its_whole_samples_and_fails_the_check(graph, demo):
+    demo.pack(graph.source / "torn.tar", *demo.plain()[:4])
+    tar = graph.source / "torn.tar"
+    os.truncate(tar, tar.stat().st_size * 2 // 3)
+    graph.register("torn")
+
+    result = graph.run("torn")
+
+    assert result.success
+    row = recorded(result, "shard_index")["torn"]
+    assert row["damage"].value != "none"
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert "torn: " in checks["shards_are_readable"].description
+    assert {name for name, check in checks.items() if not check.passed} == {"shards_are_readable"}
+    manifest = json.loads((graph.root / "release" / "manifest.json").read_text())
+    assert 1 <= manifest["ledger"]["kept"] <= 3

@@ -1,0 +1,148 @@
+"""What the project does on a GPU, against the same on the CPU. Skipped where there is no GPU."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_curation.artifacts import read_artifact, read_table
+from image_curation.audit import ledger_adds_up, shard_ledger, vectors_have_samples, vectors_have_unit_norm
+from image_curation.cluster import open_cluster
+from image_curation.config import load_settings, resolve_device
+from image_curation.curate import curate
+from image_curation.decode.decoder import ImageDecoder
+from image_curation.decode.limits import DecodeLimits
+from image_curation.decode.phash import phash
+from image_curation.demo.shards import make_demo_shards
+from image_curation.embedding import vectors_of
+from image_curation.encoders import load_encoder, profile
+from image_curation.project import Project
+from image_curation.shards.discover import discover
+from image_curation.shards.index import index_shard
+from image_curation.storage import read_ranges
+
+pytestmark = pytest.mark.skipif(resolve_device("auto") != "cuda", reason="no GPU on this machine")
+
+
+@pytest.fixture(scope="module")
+def photos(shared_data: Path) -> list[bytes]:
+    images = []
+    for shard in discover(str(shared_data / "photos"))[0]:
+        rows = index_shard(shard, DecodeLimits()).table.to_pylist()
+        images += read_ranges(shard.url, [(row["image_offset"], row["image_size"]) for row in rows])
+    return images
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> ImageDecoder:
+    return ImageDecoder(224, "cpu")
+
+
+@pytest.fixture(scope="module")
+def on_gpu() -> ImageDecoder:
+    return ImageDecoder(224, "cuda")
+
+
+def test_hostile_images_have_the_same_fate_on_the_gpu_as_on_the_cpu(
+    shared_data: Path, photos: list[bytes], on_cpu: ImageDecoder, on_gpu: ImageDecoder
+) -> None:
+    folder = shared_data / "hostile-images"
+    with open(folder / "manifest.csv", newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    good = photos[: len(names)]
+    mixed = [
+        image
+        for pair in zip([(folder / "files" / name).read_bytes() for name in names], good, strict=False)
+        for image in pair
+    ]
+    cpu, gpu = on_cpu.decode(mixed), on_gpu.decode(mixed)
+    differing = sorted(set(cpu.errors) ^ set(gpu.errors))
+    print(f"{len(mixed)} images: {len(cpu.errors)} fail on the CPU, {len(gpu.errors)} on the GPU; differing:")
+    for row in differing:
+        print(f"  {names[row // 2]}: CPU {cpu.errors.get(row, 'ok')}, GPU {gpu.errors.get(row, 'ok')}")
+    assert differing == []
+    assert set(range(1, 2 * min(len(names), len(good)), 2)).isdisjoint(gpu.errors), "a good photo was lost"
+    again = on_gpu.decode(good)
+    beside_hostile = gpu.pixels[np.isin(gpu.rows, np.arange(1, 2 * len(good), 2))]
+    assert (again.pixels == beside_hostile).all(), "a bad neighbour changed a good photo's pixels"
+
+
+def test_gpu_pixels_are_near_those_of_the_cpu(photos: list[bytes], on_cpu: ImageDecoder, on_gpu: ImageDecoder) -> None:
+    cpu, gpu = on_cpu.decode(photos), on_gpu.decode(photos)
+    assert cpu.rows.tolist() == gpu.rows.tolist()
+    distance = np.abs(cpu.pixels.astype(np.int16) - gpu.pixels.cpu().numpy()).mean(axis=(1, 2, 3))
+    bits = np.bitwise_count(phash(cpu.thumbs) ^ phash(gpu.thumbs))
+    decoders = {facts.decoder for facts in gpu.facts}
+    print(
+        f"{len(photos)} photos, decoders {decoders}: grey levels mean {distance.mean():.3f}, worst photo {distance.max():.3f}; "
+        f"phash bits mean {bits.mean():.2f}, worst {bits.max()}"
+    )
+    assert distance.mean() < 0.6
+    assert distance.max() < 3
+    assert bits.max() <= 4
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b-32", "clip-vit-l-14"])
+def test_bf16_vectors_on_the_gpu_agree_with_fp32_on_the_cpu(
+    name: str, photos: list[bytes], on_cpu: ImageDecoder, on_gpu: ImageDecoder
+) -> None:
+    chosen = profile(name)
+    images = photos[: 64 if name == "clip-vit-b-32" else 16]
+    cpu = load_encoder(chosen, "cpu", "random:0").encode(on_cpu.decode(images).pixels)
+    gpu = load_encoder(chosen, "cuda", "random:0").encode(on_gpu.decode(images).pixels)
+    cosines = (cpu.astype(np.float64) * gpu).sum(axis=1)
+    others = cpu.astype(np.float64) @ cpu.T.astype(np.float64)
+    np.fill_diagonal(others, np.nan)
+    print(
+        f"{name}, {len(images)} photos, random weights: cosine CPU/GPU mean {cosines.mean():.5f}, min {cosines.min():.5f}; "
+        f"between photos mean {np.nanmean(others):.4f}"
+    )
+    assert cosines.mean() > 0.999
+    assert cosines.min() > 0.995
+
+
+def test_curating_photos_with_clip_on_dask_cuda(shared_data: Path, tmp_path: Path) -> None:
+    settings = load_settings(
+        source=str(shared_data / "photos"),
+        root=str(tmp_path),
+        encoder="clip-vit-l-14",
+        weights="random:0",
+        cluster="cuda",
+    )
+    project = Project.load(settings)
+    with open_cluster(settings) as cluster:
+        result = curate(project, cluster, lambda step, done, total: print(f"{step} {done}/{total}"))
+    shards = project.selected_shards()
+    assert result.failed_shards == {}
+    assert all(finding.passed for finding in result.findings.values()), result.findings
+    assert result.ledger.failed == {}
+    for shard in shards:
+        artifact = read_artifact(project.embeddings_url(shard))
+        assert artifact.certificate.settings["dtype"] == "bf16"
+        assert vectors_of(read_table(artifact.url, ["vector"])).shape == (artifact.rows, 768)
+
+
+def test_whole_graph_through_dagster_on_the_gpu(tmp_path: Path) -> None:
+    make_demo_shards(tmp_path / "raw")
+    home = tmp_path / "dagster"
+    home.mkdir()
+    places = {
+        "DAGSTER_HOME": str(home),
+        "IMAGE_CURATION_SOURCE": str(tmp_path / "raw"),
+        "IMAGE_CURATION_ROOT": str(tmp_path / "curated"),
+        "IMAGE_CURATION_ENCODER": "clip-vit-b-32",
+        "IMAGE_CURATION_WEIGHTS": "random:0",
+    }
+    run = subprocess.run([sys.executable, "-m", "assets.run"], env=os.environ | places, capture_output=True, text=True)
+    print(run.stderr[-3000:])
+    assert run.returncode == 0
+    project = Project.recall(str(tmp_path / "curated"))
+    shards = project.selected_shards()
+    for audit in (ledger_adds_up, vectors_have_samples, vectors_have_unit_norm):
+        assert audit(project, shards).passed
+    failed = {status for shard in shards for status in shard_ledger(project, shard).failed}
+    assert failed == {"decode_failed", "empty_image", "missing_image", "not_an_image", "too_many_pixels"}
