@@ -20,11 +20,19 @@ def weights_identity(profile: Profile, weights: str | None) -> str | None:
         from image_curation.encoders.embedded import EmbeddedEncoder
 
         return EmbeddedEncoder(profile).weights_sha256
-    path = request.path or (profile.model if profile.kind == "onnx" else None)
-    if path:
-        return request.sha256 or _sha256_of_file(path)
+    if profile.kind == "onnx":
+        return _onnx_identity(request.path or profile.model, request.sha256)
+    if request.path:
+        return request.sha256 or _sha256_of_file(request.path)
     pinned = PINNED.get((profile.model.removesuffix("-quickgelu"), profile.pretrained or ""))
     return request.sha256 or (pinned.sha256 if pinned else None)
+
+
+def _onnx_identity(path: str, pinned: str | None) -> str | None:
+    """The model, and the file beside it that says how its input is scaled."""
+    options = _sha256_of_file(f"{path}.yaml")
+    model = pinned or _sha256_of_file(path)
+    return f"{model}+{options}" if model and options else model
 
 
 def _sha256_of_file(path: str) -> str | None:

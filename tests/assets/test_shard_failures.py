@@ -27,10 +27,11 @@ def failure(result: dg.ExecuteInProcessResult, step: str) -> tuple[str, dict]:
     return data.user_failure_data.description, dict(data.user_failure_data.metadata)
 
 
-def recorded(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, dg.MetadataValue]]:
-    """Partition -> metadata of what this run materialized of an asset."""
-    events = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(asset)]
-    return {event.partition: dict(event.materialization.metadata) for event in events}
+def recorded(graph, result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, dg.MetadataValue]]:
+    """Partition -> metadata of what this run materialized of an asset, by the instance's log."""
+    logs = graph.instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    found = [entry.asset_materialization for entry in logs if entry.asset_materialization.asset_key == dg.AssetKey(asset)]
+    return {one.partition: dict(one.metadata) for one in found}
 
 
 def test_tar_that_vanishes_after_indexing_costs_its_partition_alone(three):
@@ -41,8 +42,8 @@ def test_tar_that_vanishes_after_indexing_costs_its_partition_alone(three):
     result = three.run(*SHARDS, only=["embeddings"])
 
     assert not result.success
-    assert set(recorded(result, "embeddings")) == {"alpha", "gamma"} == three.done("embeddings")
-    assert {row["rows"].value for row in recorded(result, "embeddings").values()} == {4}
+    assert set(recorded(three, result, "embeddings")) == {"alpha", "gamma"} == three.done("embeddings")
+    assert {row["rows"].value for row in recorded(three, result, "embeddings").values()} == {4}
     said, metadata = failure(result, "embeddings")
     assert said.startswith("1 of 3 shards failed; the others are recorded. Retry these alone: beta (StorageError: ")
     assert "beta.tar" in said
@@ -52,7 +53,7 @@ def test_tar_that_vanishes_after_indexing_costs_its_partition_alone(three):
     os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
     retried = three.run("beta", only=["embeddings"])
     assert retried.success
-    assert set(recorded(retried, "embeddings")) == {"beta"}
+    assert set(recorded(three, retried, "embeddings")) == {"beta"}
     assert three.done("embeddings") == set(SHARDS)
 
 
@@ -84,13 +85,13 @@ def test_nothing_follows_a_failed_step_and_the_rest_is_released_without_the_bad_
     (three.source / "gamma.tar").unlink()
     whole = three.run(*SHARDS, only=["embeddings", "aesthetic_scores", "nsfw_scores", "duplicate_groups"])
     assert not whole.success
-    assert recorded(whole, "aesthetic_scores") == {}
+    assert recorded(three, whole, "aesthetic_scores") == {}
 
     rest = three.run("alpha", "beta")
 
     assert rest.success
-    assert set(recorded(rest, "selection")) == {"alpha", "beta"}
-    assert recorded(rest, "embeddings")["alpha"]["reused"].value is True
+    assert set(recorded(three, rest, "selection")) == {"alpha", "beta"}
+    assert recorded(three, rest, "embeddings")["alpha"]["reused"].value is True
     manifest = json.loads((three.root / "release" / "manifest.json").read_text())
     assert manifest["ledger"]["read"] == 8
 
@@ -112,8 +113,8 @@ def test_garbage_tar_fails_the_check_by_name_and_the_rest_is_released(graph, dem
     result = graph.run("good", "trash")
 
     assert result.success
-    assert set(recorded(result, "shard_index")) == {"good", "trash"}
-    assert "trash" in recorded(result, "shard_index")["trash"]["damage"].value
+    assert set(recorded(graph, result, "shard_index")) == {"good", "trash"}
+    assert "trash" in recorded(graph, result, "shard_index")["trash"]["damage"].value
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert {name for name, check in checks.items() if not check.passed} == {"shards_are_readable"}
     said = checks["shards_are_readable"].description
@@ -133,7 +134,7 @@ def test_tar_with_a_torn_end_keeps_its_whole_samples_and_fails_the_check(graph, 
     result = graph.run("torn")
 
     assert result.success
-    row = recorded(result, "shard_index")["torn"]
+    row = recorded(graph, result, "shard_index")["torn"]
     assert row["damage"].value != "none"
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert "torn: " in checks["shards_are_readable"].description

@@ -78,7 +78,7 @@ def test_gpu_pixels_are_near_those_of_the_cpu(photos: list[bytes], on_cpu: Image
     bits = np.bitwise_count(phash(cpu.thumbs) ^ phash(gpu.thumbs))
     decoders = {facts.decoder for facts in gpu.facts}
     print(
-        f"{len(photos)} photos, decoders {decoders}: grey levels mean {distance.mean():.3f}, worst photo {distance.max():.3f}; "
+        f"{len(photos)} photos by {decoders}: grey levels mean {distance.mean():.3f}, worst photo {distance.max():.3f}; "
         f"phash bits mean {bits.mean():.2f}, worst {bits.max()}"
     )
     assert distance.mean() < 0.6
@@ -98,7 +98,7 @@ def test_bf16_vectors_on_the_gpu_agree_with_fp32_on_the_cpu(
     others = cpu.astype(np.float64) @ cpu.T.astype(np.float64)
     np.fill_diagonal(others, np.nan)
     print(
-        f"{name}, {len(images)} photos, random weights: cosine CPU/GPU mean {cosines.mean():.5f}, min {cosines.min():.5f}; "
+        f"{name}, {len(images)} photos: cosine CPU/GPU mean {cosines.mean():.5f}, min {cosines.min():.5f}; "
         f"between photos mean {np.nanmean(others):.4f}"
     )
     assert cosines.mean() > 0.999

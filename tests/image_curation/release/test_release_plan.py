@@ -63,6 +63,15 @@ def test_a_sample_above_the_limit_has_a_shard_to_itself():
     assert plan_release([1, 500, 1], 10, 100) == [range(0, 1), range(1, 2), range(2, 3)]
 
 
+@pytest.mark.parametrize("smallest", ["early", "late"])
+def test_anchors_never_make_a_shard_larger_than_its_limit(smallest):
+    """Two shards of exactly 160 leave no choice, wherever the smallest anchors lie; at 150 there are nine to a side."""
+    anchors = np.arange(320) if smallest == "early" else np.arange(320)[::-1]
+    assert lengths(plan_release([1] * 320, 160, 10**9, anchors)) == [160, 160]
+    first = {"early": 150 - 9, "late": 150 + 9}[smallest]
+    assert lengths(plan_release([1] * 300, 160, 10**9, anchors[:300])) == [first, 300 - first]
+
+
 def test_nothing_makes_no_shards():
     assert plan_release([], 10, 10) == []
 
@@ -191,6 +200,17 @@ def test_moving_the_source_or_rechunking_changes_no_plan_but_a_score_changes_tha
         True,
     ]
     assert all(a.plan_hash != b.plan_hash for a, b in zip(plan_shards(rows, 5, 10**9, "d"), plans, strict=True))
+
+
+def test_a_new_shard_with_the_same_key_changes_the_plan_of_the_old_sample_with_it():
+    """Its row is the same, but its key in the release gets its shard before it."""
+    old = table(["a", "b"])
+    new = table(["b"])
+    new = new.set_column(0, "shard", pa.array(["t"]))
+    before, after = plan_shards(old, 1, 10**9, "c"), plan_shards(pa.concat_tables([old, new]), 1, 10**9, "c")
+    assert [plan.keys for plan in after] == [("a",), ("s/b",), ("t/b",)]
+    assert after[0] == before[0]
+    assert after[1].plan_hash != before[1].plan_hash
 
 
 def test_hash_of_equal_slices_is_equal_whatever_lies_below_nulls():

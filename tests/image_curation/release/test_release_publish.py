@@ -1,5 +1,6 @@
 """A release over time: made again, changed, interrupted, emptied."""
 
+import dataclasses
 import os
 
 import pyarrow as pa
@@ -163,6 +164,16 @@ def test_a_missing_or_cut_file_is_written_again(source, folder, tools, ending, d
         storage.write_bytes(url, whole[name][:-1])
     tools.release(source.rows(), folder)
     assert tools.contents(folder) == whole
+
+
+def test_a_file_of_another_plan_under_the_same_short_hash_is_not_taken_for_it(source, folder):
+    rows = source.rows()
+    (plan,) = plan_shards(rows, 100, 1 << 30, "test")
+    other = dataclasses.replace(plan, plan_hash=plan.plan_hash[:8] + "0" * 56, keys=tuple(f"k{i}" for i in range(9)))
+    first, second = (write_release_shard(p, rows, folder) for p in (other, plan))
+    assert (first.plan_hash, second.plan_hash) == (other.plan_hash, plan.plan_hash)
+    assert first.tar.name == second.tar.name
+    assert first.tar.sha256 != second.tar.sha256
 
 
 def test_temporary_files_of_killed_writers_are_removed(source, folder, tools):

@@ -85,6 +85,14 @@ def test_cut_tar(folder):
         verify_release(folder)
 
 
+def test_tar_with_bytes_behind_its_end(folder):
+    name = manifest_of(folder).shards[0].tar.name
+    content = storage.read_bytes(storage.join(folder, name))
+    storage.write_bytes(storage.join(folder, name), content + bytes(100_000))
+    with pytest.raises(ReleaseError, match=rf"{name}: it has {len(content) + 100_000} bytes, the manifest says"):
+        verify_release(folder)
+
+
 def test_tar_with_another_image(folder, tools):
     members = list(first_tar(folder, tools).items())
     members[0] = (members[0][0], bytes(len(members[0][1])))

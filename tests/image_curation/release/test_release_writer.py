@@ -220,6 +220,24 @@ def test_neighbouring_members_are_read_in_one_request(source, place, tools, monk
     assert asked == [(source.url("a/000"), 1), (source.url("b 1"), 1)]
 
 
+def test_samples_far_apart_are_read_without_what_lies_between(place, tools, monkeypatch):
+    source = tools.Source(storage.join(place, "source"))
+    source.write("s", [("1.jpg", tools.picture(1)), ("2.jpg", tools.picture(2, side=300)), ("3.jpg", tools.picture(3))])
+    asked = []
+    read_ranges = storage.read_ranges
+    monkeypatch.setattr(storage, "read_ranges", lambda url, ranges: asked.extend(ranges) or read_ranges(url, ranges))
+    rows = source.rows()
+    assert rows["image_size"][1].as_py() > 64 << 10
+    tools.release(rows.take([0, 2]), storage.join(place, "release"))
+    images = list(zip(rows["image_offset"].to_pylist(), rows["image_size"].to_pylist(), strict=True))
+    assert asked == [images[0], images[2]]
+
+
+def test_no_bytes_are_asked_for_as_no_request():
+    """An object store would refuse a range that ends before it starts."""
+    assert list(source_module.read_pieces(source_module.pieces("memory://nowhere/at.tar", 512, 0))) == [b""]
+
+
 def plans_of(rows):
     return plan_shards(rows, 100, 1 << 30, "test")
 
@@ -304,6 +322,11 @@ def test_merged_json_has_all_that_the_original_had(fields, encoding, ascii_only)
     merged = json.loads(merge_json(original, {"a": 1}))
     assert merged.pop("curation") == {"a": 1} | ({"previous": fields["curation"]} if "curation" in fields else {})
     assert merged == {key: value for key, value in fields.items() if key != "curation"}
+
+
+def test_json_with_half_a_surrogate_pair_as_bytes_is_kept():
+    """Python reads it, though it is no valid UTF-8."""
+    assert merge_json(b'{"a": "\xed\xa0\x80"}', {}) == b'{"a": "\xed\xa0\x80", "curation": {}}'
 
 
 @pytest.mark.parametrize("original", [b"", b"[]", b'"x"', b"{", b"\xff\xfe\x00", b"{} {}", b"[" * 100_000])
