@@ -16,9 +16,9 @@ case ",$extras," in
   *) pins=constraints/cpu.txt ;;
 esac
 
-# Nothing to do when the last set-up that went through saw the same files and the same extras.
-stamp=$(cat pyproject.toml "$pins" setup.sh <(echo "$extras $PWD") | sha256sum | cut -d' ' -f1)
-[ "$(cat .venv/.set-up 2>/dev/null)" = "$stamp" ] && exit 0
+# Nothing to do when a set-up that went through saw the same files and the same extras: .set-up has a line for each.
+files=$(cat pyproject.toml "$pins" setup.sh <(echo "$PWD") | sha256sum | cut -d' ' -f1)
+grep -qxsF "$files $extras" .venv/.set-up && exit 0
 
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 .venv/bin/python -m pip install -q 'uv==0.13.8'
@@ -28,4 +28,5 @@ torch=()
 case "$pins" in */cpu.txt) [ -n "$links" ] || torch=(--torch-backend cpu) ;; esac
 .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode "${torch[@]}" \
   ${links:+--find-links "$links"} -e ".[$extras]" -c "$pins"
-echo "$stamp" > .venv/.set-up
+{ grep -sF "$files " .venv/.set-up || true; echo "$files $extras"; } > .venv/.set-up.new
+mv .venv/.set-up.new .venv/.set-up

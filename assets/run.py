@@ -73,10 +73,22 @@ class _Steps(Progress):
         elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
             self.update(self._tasks_by_step[event.step_key], completed=1)
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            cause = event.step_failure_data.error
-            self.console.print(
-                f"{event.step_key} failed: {cause.cause or cause if cause else ''}", style="red", markup=False
-            )
+            self.remove_task(self._tasks_by_step.pop(event.step_key))
+            self.console.print(f"✗ {event.step_key} failed: {_reason(event)}", style="red", markup=False)
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                self.console.print(f"✗ {check.check_name}: {check.description}", style="yellow", markup=False)
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """Why a step failed, in the words of the error, without its traceback, which the UI has."""
+    failure = event.step_failure_data
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return str(failure.user_failure_data.description)
+    if failure.error is None:
+        return "for no known reason; the log in the UI may say more"
+    return str((failure.error.cause or failure.error).message).strip()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ from assets.duplicate_groups import duplicate_groups
 from assets.metadata import Metadata, counts, picture
 from assets.partitions import backfill_policy, done, shards
 from assets.scores import aesthetic_scores, nsfw_scores
-from assets.shard_step import OWNERS, PICTURED_SHARDS
+from assets.shard_step import OWNERS, PICTURED_SHARDS, record_shards
 from image_curation.audit import shard_ledger
 from image_curation.project import Project
 from image_curation.selection import CODE_VERSION
 from image_curation.steps.outcome import Outcome
 from image_curation.steps.selection import build_selection
 from resources.curation import Curation
+
+_NO_SCORES = "it has no scores yet: materialize its aesthetic_scores and nsfw_scores first"
 
 
 @dg.asset(
@@ -34,16 +36,17 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
     project, asked = curation.project(), set(context.partition_keys)
     scored = sorted(set(done(context.instance, "aesthetic_scores")) & set(done(context.instance, "nsfw_scores")))
     outcomes = build_selection(project, scored)
+    finished: dict[str, Metadata] = {}
     for shard, outcome in outcomes.items():
         metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS)
         if shard in asked:
-            context.add_asset_metadata(metadata, partition_key=shard)
+            finished[shard] = metadata
         elif not outcome.reused:
             version = {"dagster/data_version": outcome.artifact.content}
             context.log_event(
                 dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata, tags=version)
             )
-    return dg.MaterializeResult()
+    return record_shards(context, finished, {shard: _NO_SCORES for shard in sorted(asked - outcomes.keys())})
 
 
 def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) -> Metadata:

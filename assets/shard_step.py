@@ -44,11 +44,7 @@ def materialize_shards(
         else:
             failed[key] = f"{type(one.error).__name__}: {one.error}"
         context.log.info(f"{len(finished) + len(failed)}/{len(items)} {key}: {_said(one)}")
-    if failed:
-        _record_and_fail(context, finished, failed)
-    for key, metadata in finished.items():
-        context.add_asset_metadata(metadata, partition_key=key)
-    return dg.MaterializeResult()
+    return record_shards(context, finished, failed)
 
 
 def _said(one: Done) -> str:
@@ -67,7 +63,18 @@ def _making(outcome: Outcome) -> Metadata:
     return made if outcome.reused else made | {"seconds": outcome.seconds, "rows_per_second": rows / outcome.seconds}
 
 
-def _record_and_fail(context: dg.AssetExecutionContext, finished: dict[str, Metadata], failed: dict[str, str]) -> None:
+def record_shards(
+    context: dg.AssetExecutionContext, finished: dict[str, Metadata], failed: dict[str, str]
+) -> dg.MaterializeResult[None]:
+    """Record each finished shard as a materialization of its own, with its metadata.
+
+    Raises:
+        Failure: some shards failed; the text says which and why.
+    """
+    if not failed:
+        for key, metadata in finished.items():
+            context.add_asset_metadata(metadata, partition_key=key)
+        return dg.MaterializeResult()
     for key, metadata in finished.items():
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
     raise dg.Failure(

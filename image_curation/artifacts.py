@@ -148,4 +148,5 @@ def _opened(url: str) -> Iterator[pq.ParquetFile]:
         with storage.open_read(url) as file:
             yield pq.ParquetFile(file)
     except (pa.ArrowException, StorageError, OSError) as error:
-        raise ArtifactError(f"{url} cannot be read: {error}. Delete it; the next run makes it again.") from error
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{url} cannot be read: {reason}. Delete it; the next run makes it again.") from error

@@ -8,6 +8,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from image_curation.errors import CurationError
 
@@ -38,6 +39,6 @@ def main() -> None:
     try:
         app()
     except CurationError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        said = Text.assemble(("error", "bold red"), f" {type(error).__name__}: {error}")
+        Console(stderr=True).print(said, soft_wrap=True)
         sys.exit(1)

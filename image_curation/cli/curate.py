@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from image_curation.cli.options import Dest, Encoder, PolicyFile, Source
-from image_curation.cli.tables import print_findings, print_ledger
+from image_curation.cli.tables import print_findings, print_ledger, say
 
 DONE_WITH_FINDINGS = 3
 
@@ -54,17 +54,14 @@ def curate(
     print_ledger(console, result.ledger)
     print_findings(console, result.findings)
     for score, reason in result.null_scores.items():
-        console.print(f"[yellow]no {score} scores[/]: {reason}", highlight=False)
+        say(console, f"no {score} scores", f": {reason}", "yellow")
     for name in result.ignored_files:
-        console.print(f"[yellow]ignored[/] {name}: only plain .tar files are read", highlight=False)
+        say(console, "ignored", f" {name}: only plain .tar files are read", "yellow")
     for shard, error in result.failed_shards.items():
-        console.print(
-            f"[red]failed[/] {shard}: {error}. Run the same command again to retry it alone.", highlight=False
-        )
-    console.print(
-        f"release  {project.release_url} ({result.manifest.samples:,} samples in {len(result.manifest.shards)} tars)"
-    )
-    console.print(f"report   {project.report_url}")
+        say(console, "failed", f" {shard}: {error} Run the same command again to retry it alone.", "red")
+    manifest = result.manifest
+    say(console, "release", f"  {project.release_url} ({manifest.samples:,} samples in {len(manifest.shards)} tars)")
+    say(console, "report", f"   {project.report_url}")
     if result.failed_shards or not all(finding.passed for finding in result.findings.values()):
         raise typer.Exit(DONE_WITH_FINDINGS)
 

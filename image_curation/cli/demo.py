@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from image_curation.cli.tables import print_findings, print_ledger
+from image_curation.cli.tables import print_findings, print_ledger, say
+
+if TYPE_CHECKING:
+    from image_curation.config import Settings
 
 
 def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")] = Path(".demo")) -> None:
@@ -32,24 +35,27 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
     tars = len(list(raw.glob("*.tar")))
     console.print(f"made {len(samples)} samples in {tars} tars, {planted} of them planted faults and twins")
     settings = load_settings(source=str(raw), root=str(curated), encoder="embedded")
-    _run_graph(settings.source, settings.root, home)
+    _run_graph(settings, home)
     project = Project.load(settings)
     shards = project.selected_shards()
     print_ledger(console, total_ledger(shard_ledger(project, shard) for shard in shards))
     print_findings(console, {audit.__name__: audit(project, shards) for audit in AUDITS})
-    console.print(f"release  {project.release_url}: webdataset read {_read_back(project.release_url):,} samples back")
-    console.print(f"report   {project.report_url}")
-    console.print("UI       make dev, then open http://localhost:3000")
+    say(
+        console, "release", f"  {project.release_url}: webdataset read {_read_back(project.release_url):,} samples back"
+    )
+    say(console, "report", f"   {project.report_url}")
+    say(console, "UI", "       make dev, then open http://localhost:3000")
 
 
-def _run_graph(source: str, root: str, home: Path) -> None:
+def _run_graph(settings: "Settings", home: Path) -> None:
     """Materialize the whole graph in a Dagster of its own: the library knows nothing of Dagster, so it is called."""
     home.mkdir(parents=True, exist_ok=True)
     template = Path("dagster.yaml")
     if template.exists():
         shutil.copy(template, home)
-    places = {"DAGSTER_HOME": str(home), "IMAGE_CURATION_SOURCE": source, "IMAGE_CURATION_ROOT": root}
-    result = subprocess.run([sys.executable, "-m", "assets.run"], env=os.environ | places, check=False)
+    given = {f"IMAGE_CURATION_{name.upper()}": getattr(settings, name) for name in ("source", "root", "encoder")}
+    environment = os.environ | given | {"DAGSTER_HOME": str(home)}
+    result = subprocess.run([sys.executable, "-m", "assets.run"], env=environment, check=False)
     if result.returncode:
         raise typer.Exit(result.returncode)
 

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from image_curation.cli.options import Root
+from image_curation.cli.tables import say
 
 
 def report(root: Root) -> None:
@@ -12,4 +13,4 @@ def report(root: Root) -> None:
 
     project = Project.recall(root)
     build_curation_report(project, project.selected_shards())
-    Console().print(f"report   {project.report_url}")
+    say(Console(), "report", f"   {project.report_url}")

@@ -24,6 +24,11 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     console.print(table)
 
 
+def say(console: Console, word: str, text: str, style: str = "") -> None:
+    """A line whose paths and brackets come out as they are, whatever the width."""
+    console.print(Text.assemble((word, style), text), soft_wrap=True)
+
+
 def print_findings(console: Console, findings: Mapping[str, Finding]) -> None:
     """Each audit with its sentence."""
     for name, finding in findings.items():

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import simplejpeg
 
-from image_curation.decode.jpeg import check_cmyk, decode_plain, is_cmyk, is_plain, jpeg_reduction
+from image_curation.decode.jpeg import check_cmyk, decode_plain, is_cmyk, is_plain, is_whole, jpeg_reduction
 from image_curation.decode.orientation import upright
 from image_curation.decode.pillow_reader import read_with_pillow
 from image_curation.errors import ConfigError, ImageError
-from image_curation.shards.header import Header
-from image_curation.shards.header import _pillow_quiet as pillow_quiet
+from image_curation.shards.header import Header, pillow_quiet
 
 if TYPE_CHECKING:
     import torch
@@ -145,8 +144,8 @@ class CudaCodec:
     """Decodes JPEGs on a GPU, in its JPEG engine where it has one; all else, and what the GPU refuses, by `CpuCodec`.
 
     Every outcome's pixels are a CUDA tensor. JPEGs are neither reduced nor checked for damage here: both belong to
-    libjpeg-turbo, whose speed the GPU is there to beat. `damaged` is True only for those that the GPU refuses, the host
-    decodes, and strict decoding objects to.
+    libjpeg-turbo, whose speed the GPU is there to beat. One without its end marker is cut off, which the GPU would not
+    say: the host decides on it. `damaged` is True only for those that go to the host and strict decoding objects to.
     """
 
     def __init__(self, device_id: int, threads: int) -> None:
@@ -166,7 +165,7 @@ class CudaCodec:
     def decode(self, images: Sequence[bytes], headers: Sequence[Header], short_side: int) -> list[Picture | ImageError]:
         """First the GPU for plain JPEGs, then the host for what is left."""
         outcomes: dict[int, Picture | ImageError] = {}
-        plain = [i for i, data in enumerate(images) if headers[i].format == "JPEG" and is_plain(data)]
+        plain = [i for i, data in enumerate(images) if _is_for_gpu(data, headers[i])]
         for i, image in _decode_list(self._decoder, images, plain):
             picture = _picture(self._tensor(image), headers[i], 1, "nvimgcodec", damaged=False)
             if picture is not None:
@@ -196,6 +195,10 @@ class CudaCodec:
         if isinstance(outcome, ImageError):
             return outcome
         return replace(outcome, pixels=torch.tensor(outcome.pixels, device=self._device))
+
+
+def _is_for_gpu(data: bytes, header: Header) -> bool:
+    return header.format == "JPEG" and is_plain(data) and is_whole(data)
 
 
 def _decode_strictly(data: bytes, header: Header, short_side: int) -> tuple[Picture | None, bool]:

@@ -9,6 +9,8 @@ from image_curation.shards.header import Header
 _PLAIN_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
 _PRINT_COLOURS = frozenset({"CMYK", "YCCK"})
 _REDUCTIONS = (8, 4, 2, 1)
+_END_OF_IMAGE = b"\xff\xd9"
+_TRAILER_BYTES = 1024
 
 
 def is_plain(jpeg: bytes) -> bool:
@@ -19,6 +21,15 @@ def is_plain(jpeg: bytes) -> bool:
 def is_cmyk(jpeg: bytes) -> bool:
     """Whether a JPEG is stored in CMYK or YCCK, which simplejpeg decodes but does not turn to RGB."""
     return _colours(jpeg) in _PRINT_COLOURS
+
+
+def is_whole(jpeg: bytes) -> bool:
+    """Whether a JPEG ends in its end-of-image marker, but for a little that some writers put behind it.
+
+    A GPU decodes a truncated JPEG and fills the rest with grey, without a word; the marker is what it lacks. Within
+    picture data these two bytes do not occur.
+    """
+    return _END_OF_IMAGE in jpeg[-_TRAILER_BYTES:]
 
 
 def jpeg_reduction(width: int, height: int, short_side: int) -> int:

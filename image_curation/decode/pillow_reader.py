@@ -79,5 +79,5 @@ def _scale_wide(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     low, high = float(numbers.min()), float(numbers.max())
     white = 1.0 if values.dtype.kind == "f" else float(_LARGEST_UINT16)
     if low < 0 or high > white:
-        numbers, white = numbers - low, high - low
+        numbers, white = numbers - low, (high - low) or 1.0
     return np.rint(numbers * (255 / white)).astype(np.uint8)

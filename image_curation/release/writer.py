@@ -30,7 +30,7 @@ Component = tuple[str, int, int, str]  # field, offset and size in the tar, memb
 def write_release_shard(plan: ShardPlan, rows: pa.Table, folder_url: str) -> FileEntries:
     """Write one shard of a release, unless it is already there.
 
-    Takes and returns plain values, so that it can run anywhere. Holds some 40 MB of image bytes at a time.
+    Takes and returns plain values, so it can run anywhere. Needs some 80 MB and room for the largest JSON sidecar.
 
     Args:
         plan: what to write.

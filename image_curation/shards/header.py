@@ -106,7 +106,7 @@ def read_header(data: bytes) -> Header:
     if not readers:
         raise _unknown(data)
     try:
-        with _pillow_quiet():
+        with pillow_quiet():
             return _parse(readers[0], data)
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", f"too many pixels for the {readers[0]} reader: {error}") from error
@@ -190,7 +190,7 @@ def _valid_orientation(value: object) -> int:
 
 
 @contextmanager
-def _pillow_quiet() -> Iterator[None]:
+def pillow_quiet() -> Iterator[None]:
     """Without Pillow's remarks on odd metadata. Warning filters belong to the process, hence one thread at a time."""
     with _filters, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 import pytest
 
 from image_curation.artifacts import read_artifact, read_table, write_table
-from image_curation.steps.shard_index import build_shard_index
 from image_curation.shards.discover import discover
+from image_curation.steps.shard_index import build_shard_index
 
 
 @pytest.fixture

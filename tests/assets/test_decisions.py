@@ -21,7 +21,6 @@ def decisions(graph, shard: str) -> dict[str, tuple[str, str | None]]:
     return {row["key"]: (row["decision"], row["reason"]) for row in rows}
 
 
-
 @pytest.fixture
 def old_and_bystander(graph, demo):
     """Shard `old` holds small copies of two photographs, `bystander` others; both were curated."""

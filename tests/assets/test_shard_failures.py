@@ -30,8 +30,8 @@ def failure(result: dg.ExecuteInProcessResult, step: str) -> tuple[str, dict]:
 def recorded(graph, result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dict[str, dg.MetadataValue]]:
     """Partition -> metadata of what this run materialized of an asset, by the instance's log."""
     logs = graph.instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    found = [entry.asset_materialization for entry in logs if entry.asset_materialization.asset_key == dg.AssetKey(asset)]
-    return {one.partition: dict(one.metadata) for one in found}
+    found = [entry.asset_materialization for entry in logs]
+    return {one.partition: dict(one.metadata) for one in found if one.asset_key == dg.AssetKey(asset)}
 
 
 def test_tar_that_vanishes_after_indexing_costs_its_partition_alone(three):
@@ -141,3 +141,18 @@ def test_tar_with_a_torn_end_keeps_its_whole_samples_and_fails_the_check(graph, 
     assert {name for name, check in checks.items() if not check.passed} == {"shards_are_readable"}
     manifest = json.loads((graph.root / "release" / "manifest.json").read_text())
     assert 1 <= manifest["ledger"]["kept"] <= 3
+
+
+def test_selection_of_a_shard_without_scores_is_not_recorded(three):
+    assert three.run(*SHARDS, only=["embeddings", "duplicate_groups"]).success
+    assert three.run("alpha", only=["aesthetic_scores", "nsfw_scores"]).success
+
+    result = three.run("alpha", "beta", only=["selection"])
+
+    assert not result.success
+    assert three.done("selection") == {"alpha"}
+    said, metadata = failure(result, "selection")
+    assert said.startswith("1 of 2 shards failed; the others are recorded. Retry these alone: beta (it has no scores")
+    assert list(metadata["failed_shards"].value) == ["beta"]
+    assert three.run("alpha", "beta").success
+    assert three.done("selection") == {"alpha", "beta"}

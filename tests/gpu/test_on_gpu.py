@@ -78,7 +78,7 @@ def test_gpu_pixels_are_near_those_of_the_cpu(photos: list[bytes], on_cpu: Image
     bits = np.bitwise_count(phash(cpu.thumbs) ^ phash(gpu.thumbs))
     decoders = {facts.decoder for facts in gpu.facts}
     print(
-        f"{len(photos)} photos by {decoders}: grey levels mean {distance.mean():.3f}, worst photo {distance.max():.3f}; "
+        f"{len(photos)} photos by {decoders}: grey levels mean {distance.mean():.3f}, worst {distance.max():.3f}; "
         f"phash bits mean {bits.mean():.2f}, worst {bits.max()}"
     )
     assert distance.mean() < 0.6

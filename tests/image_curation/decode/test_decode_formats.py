@@ -129,6 +129,10 @@ def test_float_tiff_with_any_range_is_stretched():
     assert pixels[:, :, 0].tolist() == [[0, 128], [255, 128]]  # -3 is black, 3 is white, 127.5 rounds to even
 
 
+def test_float_tiff_of_one_value_is_black():
+    assert not full_size(encoded(Image.fromarray(np.full((2, 2), -3, np.float32)), "TIFF"))[0].any()
+
+
 def test_32_bit_tiff_that_holds_16_bits():
     values = np.array([[0, 257], [32896, 65535]], np.int32)
     assert full_size(encoded(Image.fromarray(values), "TIFF"))[0][:, :, 2].tolist() == [[0, 1], [128, 255]]

@@ -222,7 +222,7 @@ def test_neighbouring_members_are_read_in_one_request(source, place, tools, monk
 
 def test_samples_far_apart_are_read_without_what_lies_between(place, tools, monkeypatch):
     source = tools.Source(storage.join(place, "source"))
-    source.write("s", [("1.jpg", tools.picture(1)), ("2.jpg", tools.picture(2, side=300)), ("3.jpg", tools.picture(3))])
+    source.write("s", [("1.jpg", tools.picture(1)), ("2.jpg", tools.picture(2, side=400)), ("3.jpg", tools.picture(3))])
     asked = []
     read_ranges = storage.read_ranges
     monkeypatch.setattr(storage, "read_ranges", lambda url, ranges: asked.extend(ranges) or read_ranges(url, ranges))

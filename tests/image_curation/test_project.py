@@ -1,0 +1,115 @@
+"""A project: where everything lies, what it remembers, and which settings and policies do not fit each other."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from image_curation import storage
+from image_curation.config import Settings
+from image_curation.errors import ConfigError
+from image_curation.policy import DuplicateRules, Policy
+from image_curation.project import Project
+
+
+def project(tmp_path, policy=None, **settings) -> Project:
+    if policy is not None:
+        (tmp_path / "policy.yaml").write_text(policy)
+        settings["policy"] = str(tmp_path / "policy.yaml")
+    return Project.load(Settings(source=str(tmp_path / "raw"), root=str(tmp_path / "out"), **settings))
+
+
+def test_artifacts_of_different_encoders_lie_in_different_folders(tmp_path):
+    embedded, clip = project(tmp_path), project(tmp_path, encoder="clip-vit-l-14")
+    root = str(tmp_path / "out")
+    assert embedded.index_url("a/000") == clip.index_url("a/000") == f"{root}/shard_index/a/000.parquet"
+    assert embedded.embeddings_url("a/000") == f"{root}/embeddings/embedded/a/000.parquet"
+    assert clip.embeddings_url("a/000") == f"{root}/embeddings/clip-vit-l-14/a/000.parquet"
+    assert clip.scores_url("nsfw", "a") == f"{root}/nsfw_scores/clip-vit-l-14/a.parquet"
+    assert clip.edges_url == f"{root}/duplicate_groups/clip-vit-l-14/edges.parquet"
+    other = project(tmp_path, encoder="open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert other.embeddings_url("a") == f"{root}/embeddings/open_clip_ViT-B-32_laion2b_s34b_b79k/a.parquet"
+
+
+def test_threshold_auto_is_the_encoders_and_a_number_is_taken_as_it_is(tmp_path):
+    assert project(tmp_path).min_similarity == 0.90
+    assert project(tmp_path).similarity_floor == 0.85
+    assert project(tmp_path, "duplicates: {min_similarity: 0.95}").min_similarity == 0.95
+    assert project(tmp_path, "duplicates: {min_similarity: null}").min_similarity == 0.90
+    assert project(tmp_path, "duplicates: {min_similarity: 0.85}").min_similarity == 0.85  # the floor itself
+
+
+def test_threshold_below_what_is_searched(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        project(tmp_path, "duplicates: {min_similarity: 0.84}")
+    text = str(caught.value)
+    assert "duplicates.min_similarity=0.84 should be >= 0.85" in text
+    assert "encoder embedded" in text
+    assert "IMAGE_CURATION_DUPLICATES__SIMILARITY_MARGIN" in text
+    assert project(tmp_path, "duplicates: {min_similarity: 0.84}", duplicates={"similarity_margin": 0.1})
+
+
+def test_hash_distance_above_what_is_searched(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        project(tmp_path, "duplicates: {max_phash_distance: 9}")
+    assert "duplicates.max_phash_distance=9 should be <= 8" in str(caught.value)
+    assert "IMAGE_CURATION_DUPLICATES__MAX_PHASH_DISTANCE" in str(caught.value)
+    assert project(tmp_path, "duplicates: {max_phash_distance: 9}", duplicates={"max_phash_distance": 9})
+    assert project(tmp_path, "duplicates: {max_phash_distance: null}", duplicates={"max_phash_distance": 0})
+
+
+def test_margin_that_leaves_no_threshold(tmp_path):
+    with pytest.raises(ConfigError, match=r"similarity_margin=0.9 should be < 0.9, .*encoder embedded"):
+        project(tmp_path, duplicates={"similarity_margin": 0.9})
+
+
+def test_unknown_encoder(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no encoder 'clip'. Allowed: clip-vit-l-14, clip-vit-b-32, embed"):
+        project(tmp_path, encoder="clip")
+
+
+def test_what_was_curated_last_is_recalled_from_the_root_alone(tmp_path):
+    made = project(
+        tmp_path, "nsfw: {max: 0.25}", encoder="clip-vit-b-32", weights="random:3", decode={"max_pixels": 77}
+    )
+    made.remember()
+    recalled = Project.recall(str(tmp_path / "out"))
+    assert recalled == made
+    assert recalled.policy.nsfw.max == 0.25
+
+
+def test_root_that_has_moved_is_recalled_where_it_is_now(tmp_path):
+    project(tmp_path).remember()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert Project.recall(str(tmp_path / "moved")).settings.root == str(tmp_path / "moved")
+
+
+def test_nothing_to_recall(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing has been curated into .*/out yet: `image-curation curate SOURCE"):
+        Project.recall(str(tmp_path / "out"))
+
+
+def test_what_is_remembered_holds_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    project(tmp_path).remember()
+    content = (tmp_path / "out" / "image-curation.json").read_text()
+    assert "hush" not in content
+    assert set(json.loads(content)) == set(Settings.model_fields)
+
+
+def test_selected_shards_are_named_and_temporary_files_are_not(tmp_path):
+    made = project(tmp_path)
+    with pytest.raises(ConfigError, match="there is no selection below .*/out: run `image-curation curate` first"):
+        made.selected_shards()
+    for name in ("b.parquet", "a/1.parquet", ".writing-x81j"):
+        storage.write_bytes(storage.join(made.settings.root, "selection", name), b"")
+    assert made.selected_shards() == ["a/1", "b"]
+
+
+def test_project_travels_to_workers(tmp_path):
+    made = replace(project(tmp_path), policy=Policy(duplicates=DuplicateRules(survivor=("first",))))
+    assert made.profile.name == "embedded"  # cached
+    copy = pickle.loads(pickle.dumps(made))  # noqa: S301 - what Dask does
+    assert copy == made
+    assert copy.profile == made.profile
