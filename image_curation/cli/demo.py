@@ -15,6 +15,8 @@ from image_curation.cli.tables import print_findings, print_ledger, say
 if TYPE_CHECKING:
     from image_curation.config import Settings
 
+_INSTANCE = Path(__file__).parents[2] / "dagster.yaml"
+
 
 def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")] = Path(".demo")) -> None:
     """Make tar shards of real photographs with planted faults, curate them through Dagster, and look at the result.
@@ -40,9 +42,8 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
     shards = project.selected_shards()
     print_ledger(console, total_ledger(shard_ledger(project, shard) for shard in shards))
     print_findings(console, {audit.__name__: audit(project, shards) for audit in AUDITS})
-    say(
-        console, "release", f"  {project.release_url}: webdataset read {_read_back(project.release_url):,} samples back"
-    )
+    n_read = _read_back(project.release_url)
+    say(console, "release", f"  {project.release_url}: webdataset read {n_read:,} samples back")
     say(console, "report", f"   {project.report_url}")
     say(console, "UI", "       make dev, then open http://localhost:3000")
 
@@ -50,9 +51,10 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
 def _run_graph(settings: "Settings", home: Path) -> None:
     """Materialize the whole graph in a Dagster of its own: the library knows nothing of Dagster, so it is called."""
     home.mkdir(parents=True, exist_ok=True)
-    template = Path("dagster.yaml")
-    if template.exists():
-        shutil.copy(template, home)
+    if _INSTANCE.exists():
+        shutil.copy(_INSTANCE, home)
+    else:  # installed from a wheel
+        (home / _INSTANCE.name).write_text("telemetry:\n  enabled: false\n")
     given = {f"IMAGE_CURATION_{name.upper()}": getattr(settings, name) for name in ("source", "root", "encoder")}
     environment = os.environ | given | {"DAGSTER_HOME": str(home)}
     result = subprocess.run([sys.executable, "-m", "assets.run"], env=environment, check=False)

@@ -26,6 +26,8 @@ def why(
             f"[bold]{escape(one.shard)}/{escape(one.key)}[/]  [{colour}]{one.decision}[/]  {escape(one.sentence)}"
         )
         table = Table(show_header=False, box=None, padding=(0, 2))
+        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in one.facts.items():
             table.add_row(name.replace("_", " "), escape(value))
         console.print(table)

@@ -13,7 +13,7 @@ from image_curation.ledger import Ledger
 MANIFEST = "manifest.json"
 IMAGES = "images"
 
-_OURS = re.compile(rf"{IMAGES}/(shard-\d{{6,}}-[0-9a-f]{{8}}\.(tar|idx|parquet)|\.writing-[^/]*)")
+_OURS = re.compile(rf"{IMAGES}/shard-\d{{6,}}-[0-9a-f]{{8}}\.(tar|idx|parquet)|({IMAGES}/)?\.writing-[^/]*")
 
 
 class FileEntry(BaseModel):

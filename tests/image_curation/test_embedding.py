@@ -1,10 +1,12 @@
 """The embedding engine: one row a sample in the order of the index, whatever is wrong with some of them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.decode.limits import DecodeLimits
@@ -40,11 +42,7 @@ def decoder():
 def shard(tmp_path: Path, workshop):
     """A tar with eight samples, six of them with an image that the index finds good, and its index."""
 
-    def plain(colour) -> bytes:
-        import io
-
-        from PIL import Image
-
+    def plain(colour: tuple[int, int, int]) -> bytes:
         sink = io.BytesIO()
         Image.new("RGB", (40, 50), colour).save(sink, "PNG")
         return sink.getvalue()

@@ -35,7 +35,8 @@ Command = Callable[..., Ran]
 
 def clean_environment(home: Path) -> dict[str, str]:
     """No setting of whoever runs the tests, no network, heavy steps in the same process."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IMAGE_CURATION_", "HF_", "AWS_"))}
+    ours = ("IMAGE_CURATION_", "HF_", "AWS_", "DAGSTER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {
         "COLUMNS": str(WIDTH),
         "IMAGE_CURATION_CLUSTER": "inline",

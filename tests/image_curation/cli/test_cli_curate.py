@@ -79,8 +79,6 @@ def test_garbage_tar_is_named_and_the_rest_is_curated_with_exit_code_3(cli, sour
 
 
 def test_packed_tar_is_said_to_be_ignored_by_its_whole_name(cli, source, tmp_path):
-    (source / "[red]more[/].tar.gz").mkdir()
-    (source / "[red]more[/].tar.gz").rmdir()
     (source / "[bold]more.tar.gz").write_bytes(b"\x1f\x8b")
     ran = cli("curate", source, tmp_path / "curated")
     assert ran.code == 0
@@ -189,7 +187,7 @@ def test_weights_file_that_is_not_there(cli, source, tmp_path):
     [
         (["curate"], "Missing argument 'source'"),
         (["curate", "raw"], "Missing argument 'dest'"),
-        (["curate", "raw", "out", "--workers", "many"], "'many' is not a valid"),
+        (["curate", "raw", "out", "--workers", "many"], "parse string as an integer"),
         (["curate", "raw", "out", "--colour"], "No such option"),
         (["cure", "raw", "out"], "No such command 'cure'"),
     ],

@@ -47,11 +47,11 @@ def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed):
             decoded = codec._host._listed.decode(images, params=params)
             return [None if image == mixed[2] else found for image, found in zip(images, decoded, strict=True)]
 
-    codec._decoder = Decoder()
+    codec._decoders = [Decoder(), Decoder()]
     codec._tensor = lambda image: torch.as_tensor(np.asarray(image))
     outcomes = codec.decode(mixed, [read_header(image) for image in mixed], 448)
     codec.close()
-    assert asked == [3]  # the plain JPEGs that are whole
+    assert asked == [3, 1]  # the plain JPEGs that are whole, then the one that is refused
     pictures = outcomes[:6]
     assert all(isinstance(picture, Picture) and isinstance(picture.pixels, torch.Tensor) for picture in pictures)
     used = ["nvimgcodec", "nvimgcodec", "simplejpeg", "nvimgcodec", "pillow", "nvimgcodec"]

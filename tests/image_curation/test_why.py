@@ -1,0 +1,94 @@
+"""Why a sample was kept or dropped: its sentence, its measures, its group; and what is said of a key that is nowhere."""
+
+import pytest
+
+from image_curation.errors import ConfigError
+from image_curation.project import Project
+from image_curation.why import explain
+
+
+@pytest.fixture(scope="module")
+def planted(demo):
+    """kind -> (shard, key), of those that were planted once."""
+    return {sample.planted: (sample.shard, sample.key) for sample in demo.samples if sample.planted and not sample.of}
+
+
+def test_kept_sample(demo, planted):
+    shard, key = planted["png"]
+    (one,) = explain(demo.project, key)
+    assert (one.shard, one.key, one.decision) == (shard, key, "kept")
+    assert one.sentence == "it passes every rule of the policy"
+    assert one.facts["format"] == "PNG"
+    assert one.facts["aesthetic"] == one.facts["nsfw"] == "none"
+    assert len(one.facts["sha256"]) == 64
+    assert one.group == []
+
+
+def test_sample_dropped_by_a_rule(demo, planted):
+    (one,) = explain(demo.project, planted["tiny"][1])
+    assert one.decision == "dropped"
+    assert one.sentence == "low resolution: short side of 18 px, below 64"
+    assert (one.facts["width"], one.facts["height"]) == ("24", "18")
+
+
+def test_failed_sample(demo, planted):
+    shard, key = planted["text_as_image"]
+    (one,) = explain(demo.project, f"{shard}/{key}")
+    assert one.decision == "failed"
+    assert key in one.sentence
+    assert one.facts["width"] == one.facts["exposure"] == "none"
+
+
+def test_duplicate_is_shown_with_its_group(demo, workshop):
+    decisions = workshop.decisions(demo.project)
+    row = next(row for row in decisions.values() if row["reason"] == "duplicate_perceptual")
+    (one,) = explain(demo.project, f"{row['shard']}/{row['key']}")
+    group = [f"{r['shard']}/{r['key']}" for r in decisions.values() if r["group"] == row["group"]]
+    representative = f"{row['representative_shard']}/{row['representative_key']}"
+    assert one.sentence.startswith(f"duplicate perceptual: looks the same as {representative} (cosine ")
+    heading, first, *others = one.group
+    assert heading == f"duplicate group {representative}, {len(group)} images:"
+    assert first == f"  kept    {representative}  represents the group"
+    assert {line.split()[1] for line in others} == set(group) - {representative}
+    assert len(others) == len(group) - 1
+    cosines = [float(line.split("cosine ")[1].split(",")[0]) for line in others]
+    assert cosines == sorted(cosines, reverse=True)
+    own = next(line for line in others if line.split()[1] == f"{row['shard']}/{row['key']}")
+    assert own.startswith("  dropped ")
+    assert own.endswith(", perceptual")
+
+
+def test_representative_is_shown_with_the_same_group(demo, workshop):
+    row = next(row for row in workshop.decisions(demo.project).values() if row["reason"] == "duplicate_exact")
+    (one,) = explain(demo.project, f"{row['shard']}/{row['key']}")
+    (other,) = explain(demo.project, f"{row['representative_shard']}/{row['representative_key']}")
+    assert other.decision == "kept"
+    assert other.group == one.group
+    assert one.sentence.startswith("duplicate exact: the same bytes as")
+
+
+def test_key_that_several_shards_have(tmp_path, workshop):
+    photo = workshop.photo
+    raw = workshop.source(tmp_path / "raw", {"a": {"x/1.jpg": photo(1)}, "b/b": {"x/1.jpg": photo(2), "2.txt": b"2"}})
+    project = workshop.project(raw, tmp_path / "out")
+    workshop.run(project)
+    assert [(one.shard, one.key) for one in explain(project, "x/1")] == [("a", "x/1"), ("b/b", "x/1")]
+    assert [(one.shard, one.key) for one in explain(project, "b/b/x/1")] == [("b/b", "x/1")]
+    (recalled,) = explain(Project.recall(str(tmp_path / "out")), "2")
+    assert recalled.decision == "failed"
+    assert "there is no image beside its members (txt)" in recalled.sentence
+    (raw / "a.tar").unlink()
+    workshop.run(project)
+    assert [(one.shard, one.key) for one in explain(project, "x/1")] == [("b/b", "x/1")]
+
+
+def test_key_that_is_nowhere(demo):
+    with pytest.raises(ConfigError) as caught:
+        explain(demo.project, "no/such")
+    assert str(caught.value).startswith(f"no sample 'no/such' below {demo.root}. Give its key, or SHARD/KEY;")
+    assert "`image-curation inspect` lists the keys of a tar" in str(caught.value)
+
+
+def test_root_where_nothing_was_curated(tmp_path, workshop):
+    with pytest.raises(ConfigError, match="there is no selection below .*: run `image-curation curate` first"):
+        explain(workshop.project(tmp_path, tmp_path / "out"), "1")
