@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # DALI and the models are loaded by those who bring them
 
 CODE_VERSION = "1"
 
+_BATCH_BYTES = 1 << 28  # of encoded images held at a time
+
 _FACTS = (
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
@@ -45,7 +47,8 @@ def embed_shard(
         tar_url: the tar that it describes.
         decoder: makes uint8 [m, size, size, 3] of image bytes.
         encoder: makes unit vectors, fp16 [m, dim], of these.
-        batch_size: images read, decoded and embedded at a time; bounds memory whatever the shard's size.
+        batch_size: images read, decoded and embedded at a time, fewer where they are large; bounds memory whatever the
+            shard's size.
 
     Returns:
         n rows in the order of the index. A bad image costs its row: it gets a status and an error, and no vector.
@@ -70,9 +73,20 @@ def _read_batches(
     """Positions and image bytes of the samples that the index found good, `batch_size` at a time."""
     good = np.flatnonzero(np.array(index["status"].to_pylist(), dtype=object) == "ok")
     offsets, sizes = index["image_offset"].to_pylist(), index["image_size"].to_pylist()
-    for start in range(0, len(good), batch_size):
-        positions = good[start : start + batch_size]
+    for positions in _batches(good, sizes, batch_size):
         yield positions, storage.read_ranges(tar_url, [(offsets[i], sizes[i]) for i in positions])
+
+
+def _batches(positions: npt.NDArray[np.int64], sizes: list[int], batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Runs of at most `batch_size` positions, shorter where their images are more than `_BATCH_BYTES` together."""
+    start, held = 0, 0
+    for end, position in enumerate(positions):
+        if end > start and (end - start == batch_size or held + sizes[position] > _BATCH_BYTES):
+            yield positions[start:end]
+            start, held = end, 0
+        held += sizes[position]
+    if start < len(positions):
+        yield positions[start:]
 
 
 def _fill(

@@ -31,10 +31,12 @@ class Project:
         """Read the policy that the settings name, and check that encoder and policy fit.
 
         Raises:
-            ConfigError: the encoder is not known, the policy is wrong, or its thresholds lie below what is searched.
+            ConfigError: the encoder is not known, the policy is wrong, its thresholds lie below what is searched, or
+                the root lies in the source.
         """
         project = cls(settings, load_policy(settings.policy))
         project._check_floors()
+        project._check_places()
         return project
 
     @classmethod
@@ -144,4 +146,12 @@ class Project:
             raise ConfigError(
                 f"duplicates.max_phash_distance={wanted} should be <= {searched}, up to which pairs are searched. "
                 "Lower it in the policy, or raise IMAGE_CURATION_DUPLICATES__MAX_PHASH_DISTANCE."
+            )
+
+    def _check_places(self) -> None:
+        source, root = self.settings.source.rstrip("/"), self.settings.root.rstrip("/")
+        if f"{root}/".startswith(f"{source}/"):
+            raise ConfigError(
+                f"the root {root} lies in the source {source}: the tars of the release would be curated again. "
+                "Choose a root beside the source."
             )

@@ -2,7 +2,7 @@
 
 | format | on a CPU | on a GPU |
 |---|---|---|
-| JPEG, one or three channels | simplejpeg (libjpeg-turbo), strict, reduced where harmless | nvImageCodec (engine, nvJPEG) |
+| JPEG, one or three channels | simplejpeg (libjpeg-turbo), strict, reduced where harmless | nvImageCodec (nvJPEG) |
 | CMYK JPEG, PNG, WebP | nvImageCodec's CPU decoders | as on a CPU, then uploaded |
 | GIF, TIFF, AVIF, BMP, PNM, JPEG 2000, animated PNG; what is refused above | Pillow | as on a CPU, then uploaded |
 

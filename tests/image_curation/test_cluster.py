@@ -1,4 +1,4 @@
-"""Clusters: inline, local Dask and by address. An error or a dead worker costs its task; results do not depend on it."""
+"""Clusters: inline, local Dask, by address. An error or a dead worker costs its task; results do not depend on it."""
 
 import os
 import signal
@@ -115,7 +115,7 @@ def test_local_cluster_has_the_workers_that_were_asked_for_and_is_closed_at_the_
 
 def test_address_that_nobody_can_answer_at():
     with (
-        pytest.raises(ClusterError, match="no Dask scheduler answers at smoke://signal:8786.*IMAGE_CURATION_CLUSTER"),
+        pytest.raises(ClusterError, match=r"no Dask scheduler answers at smoke://signal:8786.*IMAGE_CURATION_CLUSTER"),
         open_cluster(settings("smoke://signal:8786")),
     ):
         pass
@@ -125,7 +125,7 @@ def test_gpu_workers_without_a_gpu():
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU")
     with (
-        pytest.raises(ClusterError, match="cannot start Dask workers on GPUs.*`gpu` extra"),
+        pytest.raises(ClusterError, match=r"cannot start Dask workers on GPUs.*`gpu` extra"),
         open_cluster(settings("cuda")),
     ):
         pass

@@ -50,7 +50,7 @@ def test_section_as_json(monkeypatch):
 
 def test_section_that_is_no_json(monkeypatch):
     monkeypatch.setenv("IMAGE_CURATION_DECODE", "max_pixels=7")
-    with pytest.raises(ConfigError, match='field "decode".*IMAGE_CURATION_DECODE__MAX_PIXELS.*JSON object'):
+    with pytest.raises(ConfigError, match=r'field "decode".*IMAGE_CURATION_DECODE__MAX_PIXELS.*JSON object'):
         load_settings(source="/a", root="/b")
 
 

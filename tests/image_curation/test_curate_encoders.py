@@ -9,6 +9,7 @@ import pytest
 from image_curation.artifacts import read_artifact, read_table
 from image_curation.audit import vectors_have_unit_norm
 from image_curation.embedding import vectors_of
+from image_curation.errors import WeightsError
 from image_curation.release.manifest import read_manifest
 
 
@@ -94,8 +95,6 @@ def test_clip_with_random_weights(eight_photos, tmp_path, workshop):
 
 
 def test_weights_that_are_not_there_stop_the_job_and_say_what_to_do(eight_photos, tmp_path, workshop):
-    from image_curation.errors import WeightsError
-
     project = workshop.project(eight_photos, tmp_path / "out", encoder="clip-vit-b-32", weights="/no/such/file.pt")
     with pytest.raises(WeightsError, match=r"encoder clip-vit-b-32: there is no weights file at /no/such/file\.pt"):
         workshop.run(project)

@@ -1,4 +1,4 @@
-"""`image-curation curate`, killed with SIGKILL at chosen moments: the same command again ends as if nothing had been."""
+"""`image-curation curate`, killed at chosen moments: the same command again ends as if nothing had been."""
 
 import shutil
 import signal
@@ -23,7 +23,7 @@ def replace(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace
 from image_curation.cli import main
-sys.argv = ["image-curation", "curate", *sys.argv[3:], "--cluster", "inline", "--device", "cpu", "--encoder", "embedded"]
+sys.argv = ["image-curation", "curate", *sys.argv[3:], "--cluster", "inline", "--device", "cpu"]
 main()
 """
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from image_curation import embedding
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.decode.limits import DecodeLimits
 from image_curation.embedding import embed_shard, embeddings_schema, vectors_of
@@ -174,3 +175,10 @@ def test_vectors_of_slices_chunks_and_nothing():
     assert vectors_of(table.slice(0, 0)).shape == (0, 2)
     assert vectors_of(table.schema.empty_table()).shape == (0, 2)
     assert vectors_of(table.filter(table["vector"].is_valid())).tolist() == [[1, 0], [0, 1], [3, 4]]
+
+
+def test_batches_are_shorter_where_images_are_large(monkeypatch):
+    monkeypatch.setattr(embedding, "_BATCH_BYTES", 100)
+    sizes = [40, 40, 40, 500, 1, 1, 1]
+    batches = embedding._batches(np.arange(7), sizes, batch_size=3)
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2], [3], [4, 5, 6]]

@@ -100,7 +100,7 @@ def test_what_is_remembered_holds_no_secret(tmp_path, monkeypatch):
 
 def test_selected_shards_are_named_and_temporary_files_are_not(tmp_path):
     made = project(tmp_path)
-    with pytest.raises(ConfigError, match="there is no selection below .*/out: run `image-curation curate` first"):
+    with pytest.raises(ConfigError, match=r"there is no selection below .*/out: run `image-curation curate` first"):
         made.selected_shards()
     for name in ("b.parquet", "a/1.parquet", ".writing-x81j"):
         storage.write_bytes(storage.join(made.settings.root, "selection", name), b"")
@@ -113,3 +113,10 @@ def test_project_travels_to_workers(tmp_path):
     copy = pickle.loads(pickle.dumps(made))  # noqa: S301 - what Dask does
     assert copy == made
     assert copy.profile == made.profile
+
+
+@pytest.mark.parametrize("root", ["raw", "raw/out", "raw/"])
+def test_root_in_the_source_would_be_curated_again(tmp_path, root):
+    with pytest.raises(ConfigError, match="lies in the source"):
+        Project.load(Settings(source=str(tmp_path / "raw"), root=str(tmp_path / root)))
+    assert Project.load(Settings(source=str(tmp_path / "raw"), root=str(tmp_path / "raw-curated")))

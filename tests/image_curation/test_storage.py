@@ -120,9 +120,14 @@ def test_failed_write_leaves_what_was_there_and_no_temporary_file(place, was_the
     url = storage.join(place, "a", "x")
     if was_there:
         storage.write_bytes(url, b"older")
-    with pytest.raises(RuntimeError, match="in the middle"), storage.write_atomic(url) as file:
-        file.write(b"newer")
-        raise RuntimeError("in the middle")
+
+    def fail() -> None:
+        with storage.write_atomic(url) as file:
+            file.write(b"newer")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert storage.exists(url) == was_there
     assert [name for name in names(place) if not name.startswith("temporary")] == (["a/x"] if was_there else [])
     assert not was_there or storage.read_bytes(url) == b"older"

@@ -1,4 +1,4 @@
-"""Why a sample was kept or dropped: its sentence, its measures, its group; and what is said of a key that is nowhere."""
+"""Why a sample was kept or dropped: its sentence, measures and group; and what is said of a key that is nowhere."""
 
 import pytest
 
@@ -90,5 +90,5 @@ def test_key_that_is_nowhere(demo):
 
 
 def test_root_where_nothing_was_curated(tmp_path, workshop):
-    with pytest.raises(ConfigError, match="there is no selection below .*: run `image-curation curate` first"):
+    with pytest.raises(ConfigError, match=r"there is no selection below .*: run `image-curation curate` first"):
         explain(workshop.project(tmp_path, tmp_path / "out"), "1")
