@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -63,6 +64,7 @@ def file_info(url: str) -> FileInfo | None:
     """What is known of one file; None where there is no file, or only a folder."""
     fs, path = _filesystem(url)
     with _renamed(url, "look at"):
+        fs.invalidate_cache()  # what a listing said before may have changed
         if not fs.isfile(path):
             return None
         info = fs.info(path)
@@ -178,8 +180,14 @@ def _is_file(info: dict[str, Any]) -> bool:
 
 
 def _fingerprint(info: dict[str, Any]) -> str:
+    """What changes with the content: a store's hash of it, or its size and when it was written."""
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    changed = tag or info.get("mtime") or info.get("LastModified") or info.get("created")
+    if not tag and "mtime" in info and os.path.exists(info["name"]):
+        status = os.stat(info["name"])  # of what a link leads to: `info` has the times of the link
+        return f"{status.st_size}-{status.st_mtime_ns}"
+    changed = tag or info.get("LastModified") or info.get("created")
+    if isinstance(changed, datetime):  # some file systems give a number when listed and a date when asked
+        changed = changed.timestamp()
     return f"{info['size']}-{str(changed).strip(chr(34))}"
 
 

@@ -48,7 +48,7 @@ def build_duplicate_groups(project: Project, shards: Sequence[str]) -> Outcome:
         vectors = embedding.vectors_of(samples)
         cells = _cells(vectors, project.settings.duplicates.brute_force_rows)
         edges = _search(project, samples, vectors, cells)
-        recall = estimate_recall(vectors, edges, project.min_similarity) if len(edges) else None
+        recall = estimate_recall(vectors, edges, project.profile.duplicate_similarity) if len(edges) else None
         rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
         local = Edges(ends[: len(edges)], ends[len(edges) :], edges.similarity, edges.kind)
         members = samples.take(pa.array(rows))
@@ -58,7 +58,7 @@ def build_duplicate_groups(project: Project, shards: Sequence[str]) -> Outcome:
             "pairs": {kind.name.lower(): len(edges.of(kind)) for kind in Kind},
             "groups_at_floor": len(np.unique(connected_groups(local, len(members)))),
             "searched_by": f"{len(cells.centroids)} cells" if cells else "comparing all with all",
-            "recall": asdict(recall) if recall else None,
+            "recall": asdict(recall) if recall and recall.expected else None,  # at the recommended threshold
         }
 
     if fresh(project.edges_url, certificate) is None:  # written before the members, so a kill between leaves both stale

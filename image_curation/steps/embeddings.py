@@ -4,11 +4,12 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from image_curation import embedding
-from image_curation.artifacts import Certificate, read_artifact, read_table
+from image_curation import embedding, storage
+from image_curation.artifacts import Artifact, Certificate, read_artifact, read_table
 from image_curation.config import Settings, resolve_device
 from image_curation.encoders import load_encoder, profile
 from image_curation.encoders.identity import weights_identity
+from image_curation.errors import ShardError
 from image_curation.project import Project
 from image_curation.steps.outcome import Made, Outcome, count, reuse_or_make
 
@@ -23,6 +24,7 @@ def build_embeddings(project: Project, shard: str) -> Outcome:
     Raises:
         ArtifactError: the shard has no index yet.
         WeightsError: the encoder's weights are not at hand.
+        ShardError: the tar is no longer as it was indexed.
         StorageError: the tar cannot be read.
     """
     index = read_artifact(project.index_url(shard))
@@ -42,6 +44,7 @@ def build_embeddings(project: Project, shard: str) -> Outcome:
     )
 
     def make() -> Made:
+        _check_unchanged(index)
         decoder, encoder = _loaded(settings, device)
         rows = read_table(index.url)
         table = embedding.embed_shard(rows, index.facts["url"], decoder, encoder, settings.batch_size)
@@ -53,6 +56,15 @@ def build_embeddings(project: Project, shard: str) -> Outcome:
         return table, made_by | {"statuses": count(table["status"].to_pylist())}
 
     return reuse_or_make(project.embeddings_url(shard), certificate, make)
+
+
+def _check_unchanged(index: Artifact) -> None:
+    """The index says where bytes lie: in another tar, or in one that was cut short, other bytes lie there."""
+    url = index.facts["url"]
+    found = storage.file_info(url)
+    if found is None or found.fingerprint != index.certificate.inputs["tar"]:
+        what = "has changed since it was indexed" if found else "is no longer there"
+        raise ShardError(f"tar {url} {what}: materialize `shard_index` for it again, then `embeddings`.")
 
 
 @lru_cache(maxsize=1)

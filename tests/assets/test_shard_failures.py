@@ -6,6 +6,8 @@ import os
 import dagster as dg
 import pytest
 
+from image_curation.artifacts import read_table
+
 SHARDS = ("alpha", "beta", "gamma")
 
 
@@ -45,7 +47,7 @@ def test_tar_that_vanishes_after_indexing_costs_its_partition_alone(three):
     assert set(recorded(three, result, "embeddings")) == {"alpha", "gamma"} == three.done("embeddings")
     assert {row["rows"].value for row in recorded(three, result, "embeddings").values()} == {4}
     said, metadata = failure(result, "embeddings")
-    assert said.startswith("1 of 3 shards failed; the others are recorded. Retry these alone: beta (StorageError: ")
+    assert said.startswith("1 of 3 shards failed; the others are recorded. Retry these alone: beta (ShardError: ")
     assert "beta.tar" in said
     assert list(metadata["failed_shards"].value) == ["beta"]
 
@@ -79,6 +81,19 @@ def test_tar_replaced_after_indexing_is_not_embedded_by_the_old_index(three, dem
     assert "beta" in failure(result, "embeddings")[0]
     assert three.run(*SHARDS).success
     assert three.done("selection") == set(SHARDS)
+
+
+def test_tar_that_was_cut_short_for_a_while_loses_no_sample_for_good(three):
+    tar = three.source / "beta.tar"
+    content = tar.read_bytes()
+    os.truncate(tar, len(content) // 2)
+    three.run(*SHARDS, only=["embeddings"])
+
+    tar.write_bytes(content)
+
+    assert three.run(*SHARDS).success
+    statuses = read_table(three.project.embeddings_url("beta"), ["status"])["status"].to_pylist()
+    assert statuses == ["ok"] * 4
 
 
 def test_nothing_follows_a_failed_step_and_the_rest_is_released_without_the_bad_shard(three):

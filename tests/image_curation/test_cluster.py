@@ -85,6 +85,17 @@ def test_worker_that_dies_costs_a_retry_of_its_task(dask, tmp_path):
     assert done == {n: (n * n, None) for n in range(5)}
 
 
+def test_task_that_kills_every_worker_costs_only_itself(dask):
+    def die_on_three(n: int) -> int:
+        if n == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    done = {one.item: one for one in dask.map(die_on_three, range(12))}
+    assert type(done.pop(3).error).__name__ == "KilledWorker"
+    assert {n: one.result for n, one in done.items()} == {n: n for n in range(12) if n != 3}
+
+
 def test_two_dask_workers_give_the_same_bytes_as_one_process(address, tmp_path, workshop):
     photo = workshop.photo
     shards = {

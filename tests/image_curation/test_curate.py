@@ -15,7 +15,7 @@ from PIL import Image
 
 from image_curation import storage
 from image_curation.artifacts import read_artifact, read_table
-from image_curation.errors import ConfigError, ReleaseError, StorageError
+from image_curation.errors import ConfigError, ReleaseError, ShardError, StorageError
 from image_curation.project import Project
 from image_curation.release.verify import verify_release
 
@@ -340,7 +340,7 @@ def test_tar_that_vanishes_on_the_way_costs_itself_and_is_mended_by_a_second_run
     project = workshop.project(raw, tmp_path / "out")
     result = workshop.run(project, on_progress=at("embeddings", lambda: path.rename(away)))
     assert list(result.failed_shards) == [name]
-    assert result.failed_shards[name].startswith("embeddings: cannot read")
+    assert result.failed_shards[name].startswith("embeddings: tar ")
     assert f"{name}.tar" in result.failed_shards[name]
     others = {shard: fate for shard, fate in EXPECTED.items() if not shard.startswith(f"{name}/")}
     assert fates(workshop, project).keys() == others.keys()
@@ -356,6 +356,19 @@ def test_tar_that_vanishes_on_the_way_costs_itself_and_is_mended_by_a_second_run
     )
 
 
+def test_links_are_read_and_one_that_leads_nowhere_costs_only_itself(raw, tmp_path, workshop):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in (raw / "c.tar", raw / "b.tar"):
+        (linked / path.name).symlink_to(path)
+    (linked / "gone.tar").symlink_to(tmp_path / "gone.tar")
+    project = workshop.project(linked, tmp_path / "out")
+    result = workshop.run(project)
+    assert list(result.failed_shards) == ["gone"]
+    assert result.failed_shards["gone"].startswith("shard_index: cannot open")
+    assert fates(workshop, project) == {key: fate for key, fate in EXPECTED.items() if key[0] in "bc"}
+
+
 def test_release_from_before_stays_when_a_tar_vanishes_before_the_export(raw, tmp_path, workshop):
     project = workshop.project(raw, tmp_path / "out")
     workshop.run(project)
@@ -369,7 +382,7 @@ def test_release_from_before_stays_when_a_tar_vanishes_before_the_export(raw, tm
 
 def test_all_shards_failing_raises_the_first_error(raw, tmp_path, workshop):
     project = workshop.project(raw, tmp_path / "out")
-    with pytest.raises(StorageError, match=r"cannot read .*\.tar"):
+    with pytest.raises(ShardError, match="is no longer there"):
         workshop.run(project, on_progress=at("embeddings", lambda: shutil.rmtree(raw)))
 
 

@@ -52,12 +52,25 @@ def test_fingerprint_changes_with_the_content(place):
     assert storage.list_files(place)[0].fingerprint != first
 
 
-def test_single_file_on_disk_has_the_fingerprint_that_its_listing_gives(tmp_path):
-    (tmp_path / "x.tar").write_bytes(b"12345")
-    (listed,) = storage.list_files(str(tmp_path))
-    assert storage.file_info(str(tmp_path / "x.tar")) == listed
-    assert storage.file_info(str(tmp_path)) is None
-    assert storage.file_info(str(tmp_path / "absent.tar")) is None
+def test_single_file_has_the_fingerprint_that_its_listing_gives(place):
+    storage.write_bytes(storage.join(place, "x.tar"), b"12345")
+    (listed,) = storage.list_files(place)
+    assert storage.file_info(storage.join(place, "x.tar")) == listed
+    assert storage.file_info(place) is None
+    assert storage.file_info(storage.join(place, "absent.tar")) is None
+
+
+def test_link_changes_its_fingerprint_with_what_it_leads_to(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link.tar"
+    target.write_bytes(b"12345")
+    link.symlink_to(target)
+    first = storage.file_info(str(link))
+    target.write_bytes(b"54321")
+    os.utime(target, ns=(1, 1))
+    second = storage.file_info(str(link))
+    assert first is not None
+    assert second is not None
+    assert first.fingerprint != second.fingerprint
 
 
 def test_links_to_files_are_listed_as_what_they_lead_to(tmp_path):

@@ -73,7 +73,7 @@ def test_garbage_tar_is_named_and_the_rest_is_curated_with_exit_code_3(cli, sour
     ran = cli("curate", source, tmp_path / "curated")
     assert ran.code == 3
     assert "LOOK shards are readable: 1 tars cannot be read and 0 are damaged." in ran.words
-    assert "trash.tar is no tar" in ran.words
+    assert "trash.tarisnotar" in "".join(ran.out.split())  # a path longer than a line is broken
     assert ledger(ran.out)["read", "= kept + dropped + failed"] == 8
     assert verify_release(str(tmp_path / "curated/release")).samples == 5
 
@@ -137,8 +137,9 @@ def test_folder_that_is_not_there(cli, tmp_path):
 
 
 def test_source_with_nothing_but_packed_tars(cli, tmp_path):
-    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b")
-    refused(cli("curate", tmp_path, tmp_path / "curated"), "a.tar.gz looks like a packed one. Unpack it")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.tar.gz").write_bytes(b"\x1f\x8b")
+    refused(cli("curate", tmp_path / "raw", tmp_path / "curated"), "a.tar.gz looks like a packed one. Unpack it")
 
 
 def test_policy_with_an_unknown_key_and_a_wrong_value(cli, source, tmp_path):

@@ -80,6 +80,23 @@ def test_policy_is_no_reason_to_search_again_but_a_lower_floor_is(copied):
     assert 0.7 <= lowest < 0.85
 
 
+def test_policy_leaves_no_trace_in_what_is_stored(demo, copied, tmp_path, workshop):
+    project = copied(policy="duplicates: {min_similarity: 0.999}")
+    shutil.rmtree(tmp_path / "out" / "duplicate_groups")
+    build_duplicate_groups(project, project.selected_shards())
+    assert workshop.hashes(tmp_path / "out" / "duplicate_groups") == workshop.hashes(demo.root / "duplicate_groups")
+
+
+def test_without_a_pair_there_is_no_recall_to_state(tmp_path, workshop):
+    raw = workshop.source(tmp_path / "raw", {"a": {"1.jpg": workshop.photo(1), "2.jpg": workshop.photo(2)}})
+    project = workshop.project(raw, tmp_path / "out")
+    workshop.run(project)
+    artifact = read_artifact(project.members_url)
+    assert (artifact.rows, artifact.facts["samples"], artifact.facts["recall"]) == (0, 2, None)
+    members, edges = read_duplicates(project)
+    assert (len(members), len(edges)) == (0, 0)
+
+
 def test_order_of_shards_changes_nothing_and_a_shard_less_is_another_search(copied):
     project = copied()
     shards = project.selected_shards()
