@@ -47,7 +47,23 @@ class DaskCluster:
         self._client = client
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done]:
-        """Yield each item as soon as it is done; an error costs its item."""
+        """Yield each item as soon as it is done; an error costs its item.
+
+        Dask blames a worker's death on all tasks that it had been given, also on those that waited. So the suspects are
+        tried once more, each with nothing beside it.
+        """
+        from distributed import KilledWorker
+
+        suspects = []
+        for done in self._run(function, items):
+            if isinstance(done.error, KilledWorker):
+                suspects.append(done.item)
+            else:
+                yield done
+        for item in suspects:
+            yield from self._run(function, [item])
+
+    def _run(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done]:
         from distributed import as_completed
 
         futures = {self._client.submit(function, item, pure=False): item for item in items}
@@ -89,7 +105,7 @@ def _local(settings: Settings) -> Iterator[Any]:
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     shares = {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, env=shares) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", env=shares) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -102,7 +118,7 @@ def _cuda(settings: Settings) -> Iterator[Any]:
         from dask_cuda import LocalCUDACluster
         from distributed import Client
 
-        cluster = LocalCUDACluster(n_workers=settings.workers, threads_per_worker=1, dashboard_address=None)
+        cluster = LocalCUDACluster(n_workers=settings.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
     except (ImportError, RuntimeError, OSError) as error:
         raise ClusterError(
             f"cannot start Dask workers on GPUs: {error}. Install the `gpu` extra and see `image-curation doctor`, "

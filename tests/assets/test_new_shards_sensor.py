@@ -55,6 +55,16 @@ def test_new_tar_gives_one_request_for_it_alone_though_its_name_sorts_before_the
     assert answer.run_requests[0].run_key != first.run_requests[0].run_key
 
 
+def test_tar_that_was_taken_out_and_comes_back_is_asked_for_again(two_tars, demo):
+    first = tick(two_tars)
+    two_tars.instance.delete_dynamic_partition("shards", "2026/a")
+    two_tars.instance.delete_dynamic_partition("shards", "2026/b")
+    demo.pack(two_tars.source / "2026/b.tar", *demo.plain()[1:3])
+    again = tick(two_tars)
+    assert ranges(again) == ranges(first)
+    assert again.run_requests[0].run_key != first.run_requests[0].run_key
+
+
 def test_many_new_tars_are_split_into_runs_that_cover_each_once(two_tars, demo, monkeypatch):
     monkeypatch.setattr(discovery, "SHARDS_PER_RUN", 2)
     for name in ("c", "d", "e"):

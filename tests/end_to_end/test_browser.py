@@ -64,7 +64,7 @@ class Site:
 @pytest.fixture(scope="module")
 def demo_run(clean_environment, run_command, tmp_path_factory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
-    ran = run_command(clean_environment | {"IMAGE_CURATION_CLUSTER": "inline"}, "image-curation", "demo", folder)
+    ran = run_command(clean_environment, "image-curation", "demo", folder)
     assert ran.returncode == 0, ran.stderr
     places = {
         "DAGSTER_HOME": str(folder / "dagster"),

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
+import dask
 import pytest
 
 from image_curation.cluster import DaskCluster, InlineCluster, open_cluster
@@ -20,12 +22,12 @@ def settings(cluster: str, **others) -> Settings:
 def address():
     """The address of a scheduler with two worker processes, as a cluster that runs elsewhere has one."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         yield cluster.scheduler_address
 
 
 @pytest.fixture
-def dask(address):
+def two_workers(address):
     with open_cluster(settings(address)) as cluster:
         assert isinstance(cluster, DaskCluster)
         yield cluster
@@ -52,13 +54,13 @@ def test_inline_is_lazy_so_that_progress_can_be_shown():
     assert started == [1]
 
 
-def test_dask_runs_every_item_once_in_other_processes_and_an_error_costs_its_item(dask):
+def test_dask_runs_every_item_once_in_other_processes_and_an_error_costs_its_item(two_workers):
     def process(n: int) -> tuple[int, int]:
         if n == 3:
             raise StorageError("3 is refused")
         return n, os.getpid()
 
-    done = {one.item: one for one in dask.map(process, range(8))}
+    done = {one.item: one for one in two_workers.map(process, range(8))}
     assert sorted(done) == list(range(8))
     assert isinstance(done[3].error, StorageError)
     assert str(done[3].error) == "3 is refused"
@@ -67,31 +69,40 @@ def test_dask_runs_every_item_once_in_other_processes_and_an_error_costs_its_ite
     assert os.getpid() not in {process for _, process in results.values()}
 
 
-def test_equal_items_are_run_each_by_itself(dask):
-    assert [one.result for one in dask.map(len, ["ab", "ab", "ab"])] == [2, 2, 2]
+def test_equal_items_are_run_each_by_itself(two_workers):
+    assert [one.result for one in two_workers.map(len, ["ab", "ab", "ab"])] == [2, 2, 2]
 
 
-def test_worker_that_dies_costs_a_retry_of_its_task(dask, tmp_path):
+def test_worker_that_dies_costs_a_retry_of_its_task(two_workers, tmp_path):
     mark = str(tmp_path / "died")
 
     def die_once(n: int) -> int:
         if n == 2 and not os.path.exists(mark):
             open(mark, "w").close()
+            time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGKILL)
         return n * n
 
-    done = {one.item: (one.result, one.error) for one in dask.map(die_once, range(5))}
+    done = {one.item: (one.result, one.error) for one in two_workers.map(die_once, range(5))}
     assert Path(mark).exists()
     assert done == {n: (n * n, None) for n in range(5)}
 
 
-def test_task_that_kills_every_worker_costs_only_itself(dask):
+def test_task_that_kills_every_worker_costs_only_itself():
+    """With no death allowed, Dask gives up all tasks that its worker had been given, at the first."""
+
     def die_on_three(n: int) -> int:
+        time.sleep(1 if n == 3 else 0.2)  # a worker that dies while it starts can hang Dask's own shutdown
         if n == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return n
 
-    done = {one.item: one for one in dask.map(die_on_three, range(12))}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        open_cluster(settings("local", workers=2)) as cluster,
+    ):
+        done = {one.item: one for one in cluster.map(die_on_three, range(12))}
+        time.sleep(2)
     assert type(done.pop(3).error).__name__ == "KilledWorker"
     assert {n: one.result for n, one in done.items()} == {n: n for n in range(12) if n != 3}
 

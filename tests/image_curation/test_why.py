@@ -91,4 +91,4 @@ def test_key_that_is_nowhere(demo):
 
 def test_root_where_nothing_was_curated(tmp_path, workshop):
     with pytest.raises(ConfigError, match=r"there is no selection below .*: run `image-curation curate` first"):
-        explain(workshop.project(tmp_path, tmp_path / "out"), "1")
+        explain(workshop.project(tmp_path / "raw", tmp_path / "out"), "1")

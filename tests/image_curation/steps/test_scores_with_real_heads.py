@@ -33,7 +33,7 @@ def project_with_vectors(
 ) -> Project:
     """A project whose shard holds these vectors, and one sample more that failed."""
     settings = load_settings(
-        source=str(tmp_path), root=str(tmp_path / "root"), encoder="clip-vit-l-14", heads=heads and str(heads)
+        source=str(tmp_path / "raw"), root=str(tmp_path / "root"), encoder="clip-vit-l-14", heads=heads and str(heads)
     )
     project = Project.load(settings)
     n, dim = len(vectors) + 1, vectors.shape[1]
