@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from image_curation.config import Settings, resolve_device
 from image_curation.errors import ClusterError
 
+_ANY_PORT = "127.0.0.1:0"  # Dask's page of metrics, on loopback; a fixed port would clash when two runs overlap
+
 
 @dataclass(frozen=True)
 class Done:

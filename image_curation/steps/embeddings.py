@@ -48,6 +48,7 @@ def build_embeddings(project: Project, shard: str) -> Outcome:
         decoder, encoder = _loaded(settings, device)
         rows = read_table(index.url)
         table = embedding.embed_shard(rows, index.facts["url"], decoder, encoder, settings.batch_size)
+        _check_unchanged(index)  # nor while it was read
         made_by = {
             "weights_sha256": encoder.weights_sha256,
             "preprocessing": encoder.preprocessing,

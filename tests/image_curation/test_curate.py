@@ -356,6 +356,21 @@ def test_tar_that_vanishes_on_the_way_costs_itself_and_is_mended_by_a_second_run
     )
 
 
+def test_tar_that_is_overwritten_on_the_way_is_not_embedded_by_its_old_index(raw, tmp_path, workshop, shards):
+    def overwrite() -> None:
+        with open(raw / "b.tar", "r+b") as file:  # in place, of the same length
+            file.write(workshop.tar({"7.jpg": workshop.photo(70)}))
+
+    project = workshop.project(raw, tmp_path / "out")
+    result = workshop.run(project, on_progress=at("embeddings", overwrite))
+    assert list(result.failed_shards) == ["b"]
+    assert "has changed since it was indexed" in result.failed_shards["b"]
+    assert project.selected_shards() == ["a/a", "c"]
+    workshop.source(raw, {"b": shards["b"]})
+    assert workshop.run(project).failed_shards == {}
+    assert fates(workshop, project) == EXPECTED
+
+
 def test_links_are_read_and_one_that_leads_nowhere_costs_only_itself(raw, tmp_path, workshop):
     linked = tmp_path / "linked"
     linked.mkdir()

@@ -79,7 +79,7 @@ def test_absent_file_is_no_head_and_the_text_names_every_folder_and_the_way_out(
     )
     for part in (
         f"{tmp_path}, {tmp_path}/named, {home}/.cache/image-curation/heads",
-        "fetch_head",
+        "image-curation fetch ENCODER",
         "IMAGE_CURATION_HEADS",
     ):
         assert part in text
