@@ -3,7 +3,8 @@
 It makes the same artifacts in the same places as the Dagster graph, so either can go on where the other stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -106,14 +107,9 @@ class _ShardRun:
             raise errors[0]
 
 
-class _whole:
+@contextmanager
+def _whole(name: str, on_progress: OnProgress) -> Iterator[None]:
     """Progress of a step that is one piece of work."""
-
-    def __init__(self, name: str, on_progress: OnProgress) -> None:
-        self._name, self._on_progress = name, on_progress
-
-    def __enter__(self) -> None:
-        self._on_progress(self._name, 0, 1)
-
-    def __exit__(self, *_: object) -> None:
-        self._on_progress(self._name, 1, 1)
+    on_progress(name, 0, 1)
+    yield
+    on_progress(name, 1, 1)

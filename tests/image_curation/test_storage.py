@@ -147,6 +147,16 @@ def test_failed_write_leaves_what_was_there_and_no_temporary_file(place, was_the
     assert list(temporary.iterdir()) == []
 
 
+def test_reader_that_has_begun_reads_the_older_file_to_its_end(place):
+    url = storage.join(place, "x")
+    storage.write_bytes(url, b"older" * 10)
+    with storage.open_read(url) as file:
+        first = file.read(5)
+        storage.write_bytes(url, b"newer and longer" * 10)
+        assert first + file.read() == b"older" * 10
+    assert storage.read_bytes(url) == b"newer and longer" * 10
+
+
 def test_failed_upload_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     place = f"memory://storage-test-{uuid.uuid4().hex}"
