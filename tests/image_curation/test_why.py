@@ -51,11 +51,19 @@ def test_duplicate_is_shown_with_its_group(demo, workshop):
     assert first == f"  kept    {representative}  represents the group"
     assert {line.split()[1] for line in others} == set(group) - {representative}
     assert len(others) == len(group) - 1
-    cosines = [float(line.split("cosine ")[1].split(",")[0]) for line in others]
-    assert cosines == sorted(cosines, reverse=True)
     own = next(line for line in others if line.split()[1] == f"{row['shard']}/{row['key']}")
     assert own.startswith("  dropped ")
     assert own.endswith(", perceptual")
+
+
+def test_members_of_a_group_come_by_falling_similarity(demo, workshop):
+    several = 0
+    for group in {row["group"] for row in workshop.decisions(demo.project).values()} - {None}:
+        (one,) = explain(demo.project, group)
+        cosines = [float(line.split("cosine ")[1].split(",")[0]) for line in one.group[2:]]
+        assert cosines == sorted(cosines, reverse=True)
+        several += len(set(cosines)) > 1
+    assert several > 3
 
 
 def test_representative_is_shown_with_the_same_group(demo, workshop):
