@@ -23,10 +23,12 @@ grep -qxsF "$files $extras" .venv/.set-up && exit 0
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 .venv/bin/python -m pip install -q 'uv==0.13.8'
 echo "Setting up .venv with [$extras], pinned by $pins. The first time takes a few minutes."
+# uv does not read pip's configuration: a mirror and local wheels that pip is set up for are handed on.
+index=${PIP_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)}
 links=${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)}
 torch=()
 case "$pins" in */cpu.txt) [ -n "$links" ] || torch=(--torch-backend cpu) ;; esac
 .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode "${torch[@]}" \
-  ${links:+--find-links "$links"} -e ".[$extras]" -c "$pins"
+  ${index:+--default-index "$index"} ${links:+--find-links "$links"} -e ".[$extras]" -c "$pins"
 { grep -sF "$files " .venv/.set-up || true; echo "$files $extras"; } > .venv/.set-up.new
 mv .venv/.set-up.new .venv/.set-up

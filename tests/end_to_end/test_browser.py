@@ -95,9 +95,18 @@ def site(demo_run, browser) -> Iterator[Site]:
         wait_for(f"{address}/server_info", server)
         yield Site(address, demo_run)
     finally:
-        os.killpg(server.pid, signal.SIGINT)
-        server.wait(60)
+        end(server)
         log.close()
+
+
+def end(server: subprocess.Popen) -> None:
+    """Ask `dagster dev` to end; on a busy machine it can take longer than a test should wait."""
+    os.killpg(server.pid, signal.SIGINT)
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
 
 
 def wait_for(address: str, server: subprocess.Popen) -> None:
