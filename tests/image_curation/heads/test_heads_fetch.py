@@ -30,6 +30,7 @@ class Server:
                 asked.append(self.path)
 
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        self.http.handle_error = lambda *_: None  # a client that has seen enough hangs up; that is no fault
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
