@@ -30,6 +30,8 @@ def embeddings(
 ) -> dg.MaterializeResult[None]:
     """One row a sample: unit vector (fp16) or error, true size, perceptual hash, sharpness, exposure, contrast."""
     project, keys = curation.project(), list(context.partition_keys)
+    if project.profile.caution:
+        context.log.warning(project.profile.caution)
 
     def describe(outcome: Outcome) -> Metadata:
         facts = outcome.artifact.facts

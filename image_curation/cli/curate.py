@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from image_curation.cli.options import Dest, Encoder, PolicyFile, Source
-from image_curation.cli.tables import print_findings, print_ledger, say
+from image_curation.cli.tables import print_caution, print_findings, print_ledger, say
 
 DONE_WITH_FINDINGS = 3
 
@@ -45,10 +45,7 @@ def curate(
         workers=workers,
     )
     project = Project.load(settings)
-    if not project.profile.semantic:
-        console.print(
-            f"[yellow]The encoder `{project.profile.name}` is not CLIP: no scores, and only near-copies are found."
-        )
+    print_caution(console, project)
     with open_cluster(settings) as opened, _Bars(console) as bars:
         result = run(project, opened, bars.update)
     print_ledger(console, result.ledger)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from image_curation.cli.tables import print_findings, print_ledger, say
+from image_curation.cli.tables import print_caution, print_findings, print_ledger, say
 
 if TYPE_CHECKING:
     from image_curation.config import Settings
@@ -37,8 +37,9 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
     tars = len(list(raw.glob("*.tar")))
     console.print(f"made {len(samples)} samples in {tars} tars, {planted} of them planted faults and twins")
     settings = load_settings(source=str(raw), root=str(curated), encoder="embedded")
-    _run_graph(settings, home)
     project = Project.load(settings)
+    print_caution(console, project)
+    _run_graph(settings, home)
     shards = project.selected_shards()
     print_ledger(console, total_ledger(shard_ledger(project, shard) for shard in shards))
     print_findings(console, {audit.__name__: audit(project, shards) for audit in AUDITS})

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from image_curation.audit import Finding
 from image_curation.ledger import Ledger
+from image_curation.project import Project
 
 
 def print_ledger(console: Console, ledger: Ledger) -> None:
@@ -22,6 +23,12 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     for reason, n in ledger.failed.items():
         table.add_row("[red]failed", reason.replace("_", " "), f"{n:,}")
     console.print(table)
+
+
+def print_caution(console: Console, project: Project) -> None:
+    """What to know of the encoder before trusting what follows."""
+    if project.profile.caution:
+        console.print(Text(project.profile.caution, style="yellow"))
 
 
 def say(console: Console, word: str, text: str, style: str = "") -> None:

@@ -42,6 +42,16 @@ class Profile:
     semantic: bool
     """Whether near vectors mean the same things are shown, and not only the same shapes and colours."""
 
+    @property
+    def caution(self) -> str | None:
+        """What a user has to know before trusting the vectors, said wherever they look; None where all is well."""
+        if self.semantic:
+            return None
+        return (
+            f"The encoder `{self.name}` is not CLIP: its vectors describe shapes and colours, not meaning. There are "
+            "no aesthetic and NSFW scores, and only near-copies are found. Use `clip-vit-l-14` for real work."
+        )
+
 
 class Encoder(Protocol):
     """A loaded model. `profile` is what runs: its dtype is that of this device."""

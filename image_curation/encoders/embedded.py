@@ -20,7 +20,6 @@ and the cosine of two unrelated photos is 0.12 on average with a deviation of 0.
 """
 
 import hashlib
-import logging
 from functools import cache
 from typing import TypeAlias
 
@@ -28,8 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from image_curation.encoders.base import GEOMETRY, Pixels, Profile, check_pixels, to_host, unit_rows
-
-logger = logging.getLogger(__name__)
 
 Planes: TypeAlias = npt.NDArray[np.float32]
 
@@ -59,7 +56,6 @@ class EmbeddedEncoder:
         self.dim = DIM
         self.weights_sha256 = hashlib.sha256(VERSION.encode()).hexdigest()
         self.preprocessing = f"{GEOMETRY.format(size=SIZE)}; {VERSION}"
-        _warn_once()
 
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float16]:
         """See `Encoder.encode`. No row is ever NaN."""
@@ -68,14 +64,6 @@ class EmbeddedEncoder:
         for row, image in zip(rows, to_host(pixels), strict=True):
             row[:] = _describe(image)
         return unit_rows(rows, self.profile.name)
-
-
-@cache
-def _warn_once() -> None:
-    logger.warning(
-        "The encoder 'embedded' is a classical descriptor, not CLIP: its vectors carry no semantics. It finds "
-        "near-duplicates; aesthetic and NSFW scores stay empty. Use the profile clip-vit-l-14 for those."
-    )
 
 
 def _describe(pixels: npt.NDArray[np.uint8]) -> Planes:

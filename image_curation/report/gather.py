@@ -79,12 +79,7 @@ def _created_from(project: Project) -> dict[str, str]:
 
 def _warnings(project: Project, shards: Sequence[str]) -> list[str]:
     warnings = [f"Shard {shard} cannot be read: {why}" for shard, why in unreadable_shards(project, shards).items()]
-    if not project.profile.semantic:
-        warnings.append(
-            f"The encoder `{project.profile.name}` is not CLIP: its vectors describe shapes and colours, not meaning. "
-            "There are no aesthetic and NSFW scores, and only near-copies are found. Use `clip-vit-l-14` for real work."
-        )
-    return warnings
+    return warnings + ([project.profile.caution] if project.profile.caution else [])
 
 
 def histograms(project: Project, samples: pa.Table, null_reasons: dict[str, str]) -> list[Histogram]:

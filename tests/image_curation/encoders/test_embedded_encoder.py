@@ -2,14 +2,13 @@
 
 import csv
 import io
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from image_curation.encoders import embedded, load_encoder, profile
+from image_curation.encoders import load_encoder, profile
 
 THRESHOLD = profile("embedded").duplicate_similarity
 
@@ -130,10 +129,13 @@ def test_golden_values_change_only_with_the_version(encoder):
     assert {place: pytest.approx(vector[place], abs=1e-3) for place in GOLDEN} == GOLDEN
 
 
-def test_it_says_once_that_it_is_not_clip(caplog):
-    embedded._warn_once.cache_clear()
-    with caplog.at_level(logging.WARNING):
-        load_encoder(profile("embedded"))
-        load_encoder(profile("embedded"), device="cuda")  # runs on the CPU all the same
-    assert caplog.text.count("not CLIP") == 1
-    assert "no semantics" in caplog.text
+def test_it_says_what_it_is_not():
+    caution = profile("embedded").caution
+    assert caution is not None
+    assert "not CLIP" in caution
+    assert "clip-vit-l-14" in caution
+    assert profile("clip-vit-l-14").caution is None
+
+
+def test_it_runs_on_the_cpu_whatever_the_device():
+    assert load_encoder(profile("embedded"), device="cuda").dim == 610
