@@ -6,7 +6,7 @@ from assets.metadata import picture
 from assets.partitions import done
 from assets.selection import selection
 from assets.shard_step import OWNERS
-from image_curation.audit import shard_ledger, total_ledger
+from image_curation.audit import ledger_of
 from image_curation.release.plan import LAYOUT
 from image_curation.steps.curated_shards import build_curated_shards
 from resources.cluster import DaskResource
@@ -28,7 +28,7 @@ def curated_shards(
     from image_curation.report.pictures import kept_sheet
 
     project, shards = curation.project(), done(context.instance, "selection")
-    ledger = total_ledger(shard_ledger(project, shard) for shard in shards)
+    ledger = ledger_of(project, shards)
     manifest = build_curated_shards(project, shards, cluster, ledger, on_shard=context.log.info)
     return dg.MaterializeResult(
         metadata={

@@ -5,7 +5,7 @@ import os
 import dagster as dg
 
 from image_curation.project import Project
-from image_curation.shards.discover import Shard, discover
+from image_curation.shards.discover import Shard, discover, largest_first
 
 shards = dg.DynamicPartitionsDefinition(name="shards")
 
@@ -14,7 +14,7 @@ backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=SHARDS_PER_
 
 
 def tars(project: Project, keys: list[str]) -> list[Shard]:
-    """The tars of these partitions, largest first, so that the longest task does not begin last.
+    """The tars of these partitions, largest first.
 
     Raises:
         Failure: a tar is no longer in the source.
@@ -27,7 +27,7 @@ def tars(project: Project, keys: list[str]) -> list[Shard]:
             "Remove their partitions, or put the tars back.",
             allow_retries=False,
         )
-    return sorted((found[key] for key in keys), key=lambda shard: (-shard.size, shard.key))
+    return largest_first(found[key] for key in keys)
 
 
 def done(instance: dg.DagsterInstance, asset: str) -> list[str]:

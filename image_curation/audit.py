@@ -1,7 +1,7 @@
 """Audits: artifacts -> findings on whether what must always hold does hold. Dagster shows them as asset checks."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,15 @@ def shard_ledger(project: Project, shard: str) -> Ledger:
     )
 
 
+def ledger_of(project: Project, shards: Sequence[str]) -> Ledger:
+    """The ledger of many shards together.
+
+    Raises:
+        ArtifactError: a shard has no index or no selection yet.
+    """
+    return total_ledger(shard_ledger(project, shard) for shard in shards)
+
+
 def total_ledger(ledgers: Iterable[Ledger]) -> Ledger:
     """The sum of many shards' ledgers."""
     return sum(ledgers, Ledger())
@@ -50,21 +59,24 @@ def total_ledger(ledgers: Iterable[Ledger]) -> Ledger:
 
 def unreadable_shards(project: Project, shards: Sequence[str]) -> dict[str, str]:
     """Shards whose tar cannot be read at all, and why. How many samples they hold is not known."""
-    facts = {shard: read_artifact(project.index_url(shard)).facts for shard in shards}
-    return {shard: fact["unreadable"] for shard, fact in facts.items() if fact["unreadable"]}
+    return _told({shard: read_artifact(project.index_url(shard)).facts for shard in shards}, "unreadable")
+
+
+def _told(facts: Mapping[str, dict[str, Any]], name: str) -> dict[str, str]:
+    """One fact of each shard or score for which it is told."""
+    return {key: fact[name] for key, fact in facts.items() if fact[name]}
 
 
 def null_score_reasons(project: Project, shards: Sequence[str]) -> dict[str, str]:
     """Kinds of scores that no sample has, and why: no head fits the encoder, or its file is not at hand."""
-    reasons = {score: read_artifact(project.scores_url(score, shards[0])).facts["null_reason"] for score in SCORES}
-    return {score: reason for score, reason in reasons.items() if reason}
+    facts = {score: read_artifact(project.scores_url(score, shards[0])).facts for score in SCORES}
+    return _told(facts, "null_reason")
 
 
 def shards_are_readable(project: Project, shards: Sequence[str]) -> Finding:
     """No tar is so damaged that nothing of it could be read, and none was cut short."""
-    unreadable = unreadable_shards(project, shards)
-    problems = {shard: read_artifact(project.index_url(shard)).facts["problem"] for shard in shards}
-    problems = {shard: problem for shard, problem in problems.items() if problem}
+    facts = {shard: read_artifact(project.index_url(shard)).facts for shard in shards}
+    unreadable, problems = _told(facts, "unreadable"), _told(facts, "problem")
     if not unreadable and not problems:
         return Finding(True, f"All {len(shards)} tars were read to their end.", {"shards": len(shards)})
     listed = "; ".join(f"{shard}: {reason}" for shard, reason in list((unreadable | problems).items())[:10])
@@ -123,7 +135,7 @@ def ledger_adds_up(project: Project, shards: Sequence[str]) -> Finding:
 
 def release_equals_selection(project: Project, shards: Sequence[str]) -> Finding:
     """The release holds exactly as many samples as the selection keeps."""
-    kept = total_ledger(shard_ledger(project, shard) for shard in shards).kept
+    kept = ledger_of(project, shards).kept
     manifest = read_manifest(project.release_url)
     released = manifest.samples if manifest else 0
     text = f"{released:,} samples are released, {kept:,} are kept."

@@ -107,7 +107,7 @@ def _local(settings: Settings) -> Iterator[Any]:
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     shares = {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", env=shares) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=_ANY_PORT, env=shares) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -120,7 +120,7 @@ def _cuda(settings: Settings) -> Iterator[Any]:
         from dask_cuda import LocalCUDACluster
         from distributed import Client
 
-        cluster = LocalCUDACluster(n_workers=settings.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+        cluster = LocalCUDACluster(n_workers=settings.workers, threads_per_worker=1, dashboard_address=_ANY_PORT)
     except (ImportError, RuntimeError, OSError) as error:
         raise ClusterError(
             f"cannot start Dask workers on GPUs: {error}. Install the `gpu` extra and see `image-curation doctor`, "

@@ -12,11 +12,10 @@ from typing import Any
 from image_curation.audit import (
     Finding,
     ledger_adds_up,
+    ledger_of,
     null_score_reasons,
     release_equals_selection,
-    shard_ledger,
     shards_are_readable,
-    total_ledger,
     vectors_have_samples,
     vectors_have_unit_norm,
 )
@@ -24,7 +23,7 @@ from image_curation.cluster import Cluster
 from image_curation.ledger import Ledger
 from image_curation.project import Project
 from image_curation.release.manifest import Manifest
-from image_curation.shards.discover import Shard, discover
+from image_curation.shards.discover import Shard, discover, largest_first
 from image_curation.steps.curated_shards import build_curated_shards
 from image_curation.steps.curation_report import build_curation_report
 from image_curation.steps.duplicate_groups import build_duplicate_groups
@@ -63,7 +62,7 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
         CurationError: whatever stopped all shards, or a step over all of them.
     """
     tars, ignored = discover(project.settings.source)
-    tars = sorted(tars, key=lambda tar: (-tar.size, tar.key))
+    tars = largest_first(tars)
     run = _ShardRun(cluster, on_progress, [tar.key for tar in tars])
     run.step("shard_index", partial(build_shard_index, project), tars)
     run.step("embeddings", partial(build_embeddings, project))
@@ -74,7 +73,7 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
         build_duplicate_groups(project, shards)
     with _whole("selection", on_progress):
         build_selection(project, shards)
-    ledger = total_ledger(shard_ledger(project, shard) for shard in shards)
+    ledger = ledger_of(project, shards)
     with _whole("curated_shards", on_progress):
         manifest = build_curated_shards(project, shards, cluster, ledger, on_shard=lambda _: None)
     with _whole("curation_report", on_progress):

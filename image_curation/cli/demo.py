@@ -23,7 +23,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
 
     Needs no network, no GPU and no weights: it uses the encoder `embedded`, which is not CLIP.
     """
-    from image_curation.audit import shard_ledger, total_ledger
+    from image_curation.audit import ledger_of
     from image_curation.config import load_settings
     from image_curation.curate import AUDITS
     from image_curation.demo.shards import make_demo_shards
@@ -41,7 +41,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="where the demo may write")
     print_caution(console, project)
     _run_graph(settings, home)
     shards = project.selected_shards()
-    print_ledger(console, total_ledger(shard_ledger(project, shard) for shard in shards))
+    print_ledger(console, ledger_of(project, shards))
     print_findings(console, {audit.__name__: audit(project, shards) for audit in AUDITS})
     n_read = _read_back(project.release_url)
     say(console, "release", f"  {project.release_url}: webdataset read {n_read:,} samples back")

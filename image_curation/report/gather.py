@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,6 +10,7 @@ from image_curation.artifacts import read_artifact, read_table
 from image_curation.audit import null_score_reasons, shard_ledger, total_ledger, unreadable_shards
 from image_curation.project import Project
 from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
+from image_curation.report.measures import HISTOGRAM_MEASURES, measure_histogram
 from image_curation.report.thumbnails import thumbnails
 from image_curation.samples import read_samples
 
@@ -21,7 +20,6 @@ GROUP_MEMBERS = 6
 FAILURES = 200
 
 _SHOWN = ("shard", "key", "image_offset", "image_size", "sha256", "status", "error", "width", "height")
-_MEASURES = ("aesthetic", "nsfw", "sharpness", "exposure", "contrast", "short_side", "aspect_ratio")
 _DECIDED = ("decision", "reason", "detail", "group", "similarity", "how")
 
 
@@ -45,7 +43,7 @@ def gather(project: Project, shards: Sequence[str]) -> ReportData:
             ShardCounts(shard, one.read, one.kept, sum(one.dropped.values()), sum(one.failed.values()))
             for shard, one in ledgers.items()
         ],
-        histograms=histograms(project, samples, null_score_reasons(project, shards)),
+        histograms=_histograms(project, samples, null_score_reasons(project, shards)),
         sheets=_sheets(project, samples, urls),
         duplicate_groups=groups,
         failures=[
@@ -59,7 +57,7 @@ def gather(project: Project, shards: Sequence[str]) -> ReportData:
 
 
 def _decided_samples(project: Project, shard: str) -> pa.Table:
-    samples = read_samples(project, shard).select([*_SHOWN, *_MEASURES])
+    samples = read_samples(project, shard).select([*_SHOWN, *HISTOGRAM_MEASURES])
     decided = read_table(project.selection_url(shard), _DECIDED)
     for name in _DECIDED:
         samples = samples.append_column(name, decided[name])
@@ -82,35 +80,10 @@ def _warnings(project: Project, shards: Sequence[str]) -> list[str]:
     return warnings + ([project.profile.caution] if project.profile.caution else [])
 
 
-def histograms(project: Project, samples: pa.Table, null_reasons: dict[str, str]) -> list[Histogram]:
-    """One histogram a measure, with the policy's thresholds drawn in."""
-    image, rules = project.policy.image, project.policy
-    wanted: list[tuple[str, str, float | None, str, str]] = [
-        ("aesthetic", "Aesthetic score", rules.aesthetic.min, "above", ""),
-        ("nsfw", "NSFW score", rules.nsfw.max, "below", ""),
-        ("short_side", "Shorter side", image.min_short_side, "above", "px"),
-        ("aspect_ratio", "Aspect ratio", image.max_aspect_ratio, "below", ""),
-        ("sharpness", "Sharpness", image.min_sharpness, "above", ""),
-        ("exposure", "Mean luminance", image.min_exposure, "above", ""),
-        ("contrast", "Contrast", image.min_contrast, "above", ""),
-    ]
+def _histograms(project: Project, samples: pa.Table, null_reasons: dict[str, str]) -> list[Histogram]:
     return [
-        Histogram(
-            name,
-            label,
-            _floats(samples[name]),
-            threshold,
-            "above" if side == "above" else "below",
-            unit,
-            null_reasons.get(name),
-        )
-        for name, label, threshold, side, unit in wanted
+        measure_histogram(project.policy, name, samples[name], null_reasons.get(name)) for name in HISTOGRAM_MEASURES
     ]
-
-
-def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    values: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-    return values
 
 
 def _sheets(project: Project, samples: pa.Table, urls: dict[str, str]) -> list[Sheet]:

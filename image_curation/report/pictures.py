@@ -12,6 +12,7 @@ from image_curation.project import Project
 from image_curation.report.contact_sheet import contact_sheet_png
 from image_curation.report.data import Histogram
 from image_curation.report.figures import histogram_png
+from image_curation.report.measures import measure_histogram
 from image_curation.report.thumbnails import thumbnails
 
 _PLACE = ["shard", "key", "image_offset", "image_size", "sha256"]
@@ -37,13 +38,8 @@ def kept_sheet(project: Project, shards: Sequence[str]) -> bytes:
 def score_histogram(project: Project, score: HeadKind, shard: str) -> bytes:
     """How one shard's scores spread, with the policy's threshold."""
     url = project.scores_url(score, shard)
-    values = read_table(url, [score])[score].cast(pa.float64()).to_numpy()
     note = read_artifact(url).facts["null_reason"]
-    if score == "aesthetic":
-        return histogram_png(
-            Histogram(score, "Aesthetic score", values, project.policy.aesthetic.min, "above", note=note)
-        )
-    return histogram_png(Histogram(score, "NSFW score", values, project.policy.nsfw.max, "below", note=note))
+    return histogram_png(measure_histogram(project.policy, score, read_table(url, [score])[score], note))
 
 
 def similarity_histogram(project: Project) -> bytes:

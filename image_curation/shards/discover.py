@@ -5,6 +5,7 @@ The key is the path of the tar below the source without `.tar`; characters outsi
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -46,6 +47,11 @@ def discover(source: str) -> tuple[list[Shard], list[str]]:
     if not shards:
         raise ConfigError(_nothing_found(source, len(files), ignored))
     return sorted(shards, key=lambda shard: shard.key), ignored
+
+
+def largest_first(shards: Iterable[Shard]) -> list[Shard]:
+    """The order in which to begin work on them, so that the longest task does not begin last."""
+    return sorted(shards, key=lambda shard: (-shard.size, shard.key))
 
 
 def shard_key(name: str) -> str:

@@ -46,7 +46,7 @@ def build_curated_shards(
         on_shard(f"{len(entries)}/{len(plans)} {done.result.name}: {done.result.samples:,} samples")
     selections = {shard: read_artifact(project.selection_url(shard)).content for shard in shards}
     facts = ReleaseFacts(
-        ledger=ledger.model_dump(),
+        ledger=ledger,
         policy_hash=project.policy.fingerprint(),
         selection_hash=digest(selections),
         encoder=_encoder_facts(project, shards),
