@@ -126,7 +126,9 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     if not storage.exists(url):
         raise ArtifactError(f"{url} has not been made yet: materialize it, or run `image-curation curate`.")
     with _opened(url) as parquet:
-        return parquet.read(columns=None if columns is None else list(columns))
+        # In this thread: the file is a Python object, and a thread of Arrow that lets go of it while the interpreter
+        # ends can abort the process. Columns in parallel gain nothing: nearly all there is to read is one, the vectors.
+        return parquet.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
