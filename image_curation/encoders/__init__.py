@@ -1,5 +1,7 @@
 """Encoders by name: pixels in, unit vectors out. Cheap to import; models are imported when one is loaded."""
 
+from dataclasses import replace
+
 from image_curation.encoders.base import Encoder, Profile
 from image_curation.encoders.open_names import (
     CLIP_DUPLICATE_SIMILARITY,
@@ -11,19 +13,22 @@ from image_curation.errors import ConfigError
 
 __all__ = ["PROFILES", "Encoder", "Profile", "load_encoder", "profile"]
 
+_CLIP_VIT_L_14 = Profile(
+    name="clip-vit-l-14",
+    kind="open_clip",
+    model="ViT-L-14-quickgelu",
+    pretrained="openai",
+    dim=768,
+    size=224,
+    dtype="bf16",
+    vector_space="openai-clip-vit-l-14",
+    duplicate_similarity=CLIP_DUPLICATE_SIMILARITY,
+    semantic=True,
+)
+
 PROFILES = {
-    "clip-vit-l-14": Profile(
-        name="clip-vit-l-14",
-        kind="open_clip",
-        model="ViT-L-14-quickgelu",
-        pretrained="openai",
-        dim=768,
-        size=224,
-        dtype="bf16",
-        vector_space="openai-clip-vit-l-14",
-        duplicate_similarity=CLIP_DUPLICATE_SIMILARITY,
-        semantic=True,
-    ),
+    "clip-vit-l-14": _CLIP_VIT_L_14,
+    "clip-vit-l-14-fp8": replace(_CLIP_VIT_L_14, name="clip-vit-l-14-fp8", dtype="fp8"),
     "clip-vit-b-32": Profile(
         name="clip-vit-b-32",
         kind="open_clip",

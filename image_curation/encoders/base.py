@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 Kind = Literal["open_clip", "timm", "onnx", "embedded"]
-Dtype = Literal["fp32", "bf16"]
+Dtype = Literal["fp32", "bf16", "fp8"]
 Pixels: TypeAlias = "npt.NDArray[np.uint8] | torch.Tensor"
 # Every profile's pixels have this geometry: CLIP's, made by the decoder.
 GEOMETRY = "short side to {size} px bicubic, centre crop {size}x{size}, RGB"
@@ -54,9 +54,14 @@ class Profile:
 
 
 class Encoder(Protocol):
-    """A loaded model. `profile` is what runs: its dtype is that of this device."""
+    """A loaded model. `profile` is what runs: its dtype is that of this device. Threads may share one.
+
+    A vector depends on its own image alone, not on those that are encoded with it.
+    """
 
     profile: Profile
+    batch: int
+    """Images in one pass of the model; lists of whole batches are the fastest."""
     dim: int
     weights_sha256: str
     preprocessing: str

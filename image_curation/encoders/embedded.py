@@ -51,6 +51,8 @@ class EmbeddedEncoder:
     Images are computed one by one: a sum over a batch may round otherwise, and vectors must not depend on neighbours.
     """
 
+    batch = 32
+
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.dim = DIM

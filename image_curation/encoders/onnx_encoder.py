@@ -72,8 +72,8 @@ class OnnxEncoder:
         self._output = _output_name(self._session, self._options, profile.name)
         fixed = self._input.shape[0]
         self._pad = isinstance(fixed, int)
-        self._batch = fixed if isinstance(fixed, int) else _BATCH
-        black = np.zeros((self._batch if self._pad else 1, size, size, 3), np.uint8)
+        self.batch = fixed if isinstance(fixed, int) else _BATCH
+        black = np.zeros((self.batch if self._pad else 1, size, size, 3), np.uint8)
         self.dim = self._forward(black).shape[1]
         self.profile = replace(profile, size=size, dim=self.dim, dtype="fp32")
         self.weights_sha256 = hashlib.sha256(content).hexdigest()
@@ -86,7 +86,7 @@ class OnnxEncoder:
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float16]:
         """See `Encoder.encode`."""
         check_pixels(pixels, self.profile.size)
-        features = in_batches(to_host(pixels), self._batch, self._forward, self.dim, pad=self._pad)
+        features = in_batches(to_host(pixels), self.batch, self._forward, self.dim, pad=self._pad)
         return unit_rows(features, self.profile.name)
 
     def _forward(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.floating[Any]]:

@@ -1,4 +1,4 @@
-"""Turns a torch image model into an encoder: normalise on the device, run in batches, scale to unit vectors."""
+"""Turns a torch image model into an encoder, and reads the weights for it."""
 
 import hashlib
 import pickle
@@ -13,6 +13,7 @@ import safetensors
 import torch
 
 from image_curation.encoders.base import GEOMETRY, Pixels, Profile, check_pixels, unit_rows
+from image_curation.encoders.forward import CudaQueue, Forward, Normalised, is_fusable
 from image_curation.encoders.weights import WeightsFile
 from image_curation.errors import ConfigError, WeightsError
 
@@ -35,11 +36,14 @@ class TorchEncoder:
     ) -> None:
         self._device = checked_device(device)
         dtype = profile.dtype if self._device.type == "cuda" else "fp32"
-        self._dtype = torch.bfloat16 if dtype == "bf16" else torch.float32
-        self._batch = _CUDA_BATCH if self._device.type == "cuda" else _CPU_BATCH
-        self._model = model.requires_grad_(False).eval().to(self._device, self._dtype)
-        self._mean = torch.tensor(mean, device=self._device).view(3, 1, 1)
-        self._std = torch.tensor(std, device=self._device).view(3, 1, 1)
+        self.batch = _CUDA_BATCH if self._device.type == "cuda" else _CPU_BATCH
+        model = model.requires_grad_(False).eval()
+        self._forward: Forward
+        if self._device.type == "cuda":
+            forward = _gpu_forward(model, mean, std, self.batch, replace(profile, dtype=dtype), self._device)
+            self._forward = CudaQueue(forward, (self.batch, profile.size, profile.size, 3), self._device)
+        else:
+            self._forward = Normalised(model, mean, std, torch.float32, self._device)
         self.dim = profile.dim or self._measured_dim(profile)
         self.profile = replace(profile, dtype=dtype, dim=self.dim)
         self.weights_sha256 = weights_sha256
@@ -48,31 +52,49 @@ class TorchEncoder:
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float16]:
         """See `Encoder.encode`."""
         check_pixels(pixels, self.profile.size)
-        parts = [self._forward(pixels[start : start + self._batch]) for start in range(0, len(pixels), self._batch)]
-        features = torch.cat(parts).cpu().numpy() if parts else np.empty((0, self.dim), np.float32)
-        return unit_rows(features, self.profile.name)
+        return unit_rows(self._features(pixels), self.profile.name)
 
-    @torch.inference_mode()
-    def _forward(self, pixels: Pixels) -> torch.Tensor:
-        """uint8 [n, size, size, 3] -> float32 [n, dim] on the device, n at most one batch."""
-        images = torch.as_tensor(pixels).to(self._device, non_blocking=True)
-        if self._device.type == "cuda":
-            images = torch.nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self._batch - len(images)))
-        planes = images.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(self._mean).div(self._std)
-        features = self._model(planes.to(self._dtype))
-        if isinstance(features, tuple):  # open_clip's CoCa also gives its tokens
-            features = features[0]
-        rows: torch.Tensor = features[: len(pixels)].float()
-        return rows
+    def _features(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """uint8 [n, size, size, 3] -> float32 [n, dim] in host memory."""
+        starts = range(0, len(pixels), self.batch)
+        with torch.inference_mode():
+            parts = [self._forward(torch.as_tensor(pixels[start : start + self.batch])) for start in starts]
+        return torch.cat(parts).numpy() if parts else np.empty((0, self.dim), np.float32)
 
     def _measured_dim(self, profile: Profile) -> int:
-        features = self._forward(np.zeros((1, profile.size, profile.size, 3), np.uint8))
+        with torch.inference_mode():
+            features = self._forward(torch.zeros((1, profile.size, profile.size, 3), dtype=torch.uint8))
         if features.ndim != 2:
             raise ConfigError(
                 f"encoder {profile.name}: the model gives {list(features.shape)}, not one vector an image [n, d]. "
                 "Choose a model that pools its features."
             )
         return int(features.shape[1])
+
+
+def _gpu_forward(
+    model: torch.nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch: int,
+    profile: Profile,
+    device: torch.device,
+) -> Forward:
+    """The fused pass where there is one for this model and GPU, else the model as it is.
+
+    Raises:
+        ConfigError: the profile asks for fp8, which only the fused pass has.
+    """
+    if is_fusable(model, device):
+        from image_curation.encoders.fused_vit import FusedVit
+
+        return FusedVit(model, mean, std, batch, profile.dtype, device)
+    if profile.dtype == "fp8":
+        raise ConfigError(
+            f"encoder {profile.name}: fp8 needs a plain vision transformer, Triton and a GPU of compute capability 9.0 "
+            f"(H100, H200) or later; here is {torch.cuda.get_device_name(device)}. Use the profile without fp8."
+        )
+    return Normalised(model, mean, std, torch.bfloat16 if profile.dtype == "bf16" else torch.float32, device)
 
 
 def checked_device(device: str) -> torch.device:

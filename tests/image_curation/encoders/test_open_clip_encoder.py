@@ -49,8 +49,9 @@ def _reference(model, pixels):
 )
 def test_equal_to_open_clips_full_model_with_the_same_random_weights(name, count, parameters, photo_pixels):
     encoder = load_encoder(profile(name), weights="random:11")
-    assert sum(tensor.numel() for tensor in encoder._model.parameters()) == parameters  # the visual tower's alone
-    expected = _reference(_full_model(encoder.profile.model, encoder._model), photo_pixels[:count])
+    tower = encoder._forward.model
+    assert sum(tensor.numel() for tensor in tower.parameters()) == parameters  # the visual tower's alone
+    expected = _reference(_full_model(encoder.profile.model, tower), photo_pixels[:count])
     vectors = encoder.encode(photo_pixels[:count])
     assert vectors.shape == (count, profile(name).dim) == expected.shape
     assert vectors.dtype == np.float16
@@ -58,7 +59,11 @@ def test_equal_to_open_clips_full_model_with_the_same_random_weights(name, count
     steps = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float64)  # fp16's at each entry
     assert (np.abs(vectors.astype(np.float64) - expected) <= 0.51 * steps + 1e-5).all()
     with torch.inference_mode():  # and before rounding
-        exact = torch.nn.functional.normalize(encoder._forward(photo_pixels[:count]), dim=-1).double().numpy()
+        exact = (
+            torch.nn.functional.normalize(encoder._forward(torch.as_tensor(photo_pixels[:count])), dim=-1)
+            .double()
+            .numpy()
+        )
     assert (exact * expected).sum(axis=1).min() > 1 - 1e-6
     assert np.abs(exact - expected).max() < 1e-5
     assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the photos do differ
@@ -189,7 +194,7 @@ def test_unknown_file_for_a_profile_with_heads_is_reported(small_file, caplog):
 
 def test_images_with_a_broken_model_raise_instead_of_giving_nan(photo_pixels):
     encoder = load_encoder(profile("open_clip:ViT-S-32"), weights="random:1")
-    encoder._model.ln_post.bias.fill_(float("nan"))
+    encoder._forward.model.ln_post.bias.fill_(float("nan"))
     with pytest.raises(WeightsError, match="none of the 2 vectors is finite"):
         encoder.encode(photo_pixels[:2])
 
