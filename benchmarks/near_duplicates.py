@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from image_curation.decode.decoder import ImageDecoder
-from image_curation.decode.phash import phash
-from image_curation.decode.quality import contrast
 from image_curation.duplicates.edges import Edges, concatenate
 from image_curation.duplicates.exact import exact_edges
 from image_curation.duplicates.forest import spanning_forests
@@ -67,7 +65,7 @@ def search(folder: Path, encoder: str) -> Labelled:
         decoded = decoder.decode(images)
     if decoded.errors:
         raise SystemExit(f"could not decode: {decoded.errors}")
-    hashes, textured = phash(decoded.thumbs), contrast(decoded.thumbs) >= FLAT
+    hashes, textured = decoded.measures["phash"], decoded.measures["contrast"] >= FLAT
     edges = concatenate(
         [
             exact_edges([hashlib.sha256(image).hexdigest() for image in images]),

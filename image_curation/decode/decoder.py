@@ -1,40 +1,25 @@
-"""Image bytes -> pixels for an encoder, thumbnails, facts and errors: the decode stage as one object."""
+"""Image bytes -> pixels for an encoder, measures, facts and errors: the decode stage as one object."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from image_curation.decode.codec import Codec, CpuCodec, CudaCodec, Picture
 from image_curation.decode.limits import DecodeLimits
-from image_curation.decode.pipeline import THUMB_SIZE, PixelPipeline
+from image_curation.decode.measures import joined
+from image_curation.decode.orientation import Pixels
+from image_curation.decode.picture import ImageFacts, Prepared, Preparer
 from image_curation.errors import ConfigError, ImageError
 from image_curation.shards.header import Header, check_limits, read_header
 
-if TYPE_CHECKING:
-    from image_curation.decode.orientation import Pixels
-
-# Decoded pixels that are held at once, so that a batch of 100-megapixel images does not take all memory.
-_HELD_BYTES = {"cpu": 2**28, "cuda": 2**31}
 # A JPEG may be reduced while it is decoded to no less than this multiple of the crop's size: below, errors get visible.
 _REDUCED_OVER_SIZE = 2
 _DEFAULT_LIMITS = DecodeLimits()
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What decoding showed about one image: its size as a viewer shows it, which decoder read it, is it damaged."""
-
-    width: int
-    height: int
-    decoder: str
-    damaged: bool
 
 
 @dataclass(frozen=True)
@@ -42,17 +27,18 @@ class Decoded:
     """The outcome for one list of images; n_ok of them could be decoded, every other has an entry in `errors`.
 
     Attributes:
-        pixels: uint8 [n_ok, size, size, 3], RGB in CLIP's geometry; numpy on the CPU, a CUDA tensor on a GPU.
-        thumbs: uint8 [n_ok, 64, 64, 3], RGB, the whole image squashed to a square; numpy on either device.
+        pixels: uint8 [n_ok, size, size, 3], RGB in CLIP's geometry; numpy on the CPU, a CUDA tensor on a GPU, complete
+            for any stream.
         rows: int64 [n_ok], rising: the position of each in the input list.
         facts: n_ok of them.
+        measures: name -> [n_ok] on the host: `phash` uint64; `sharpness`, `exposure` and `contrast` float32.
         errors: position in the input list -> (status code, sentence).
     """
 
     pixels: Pixels
-    thumbs: npt.NDArray[np.uint8]
     rows: npt.NDArray[np.int64]
     facts: list[ImageFacts]
+    measures: dict[str, npt.NDArray[np.generic]]
     errors: dict[int, tuple[str, str]]
 
 
@@ -65,9 +51,9 @@ class ImageDecoder:
 
     Args:
         size: side of the crop in pixels.
-        device: "cpu", or "cuda" or "cuda:N" for a GPU. See `codec.CudaCodec` for what differs there.
+        device: "cpu", or "cuda" or "cuda:N" for a GPU. See `cuda_codec.CudaCodec` for what differs there.
         threads: of the host; 0 means as many as there are cores for this process.
-        batch_size: the most images that go through DALI at once; lists may be longer.
+        batch_size: the most images that are decoded at once; lists may be longer.
         limits: checked on the header, before anything is decoded.
 
     Raises:
@@ -83,14 +69,9 @@ class ImageDecoder:
         limits: DecodeLimits = _DEFAULT_LIMITS,
     ) -> None:
         device_id = _device_id(device)
-        threads = threads or len(os.sched_getaffinity(0))
-        self._size = size
-        self._short_side = _REDUCED_OVER_SIZE * size
         self._limits = limits
         self._batch_size = batch_size
-        self._device_id = device_id
-        self._codec: Codec = CpuCodec(threads) if device_id is None else CudaCodec(device_id, threads)
-        self._pipeline = PixelPipeline(size, batch_size, threads, device_id)
+        self._preparer = _preparer(size, device_id, threads or len(os.sched_getaffinity(0)), batch_size)
 
     def __enter__(self) -> ImageDecoder:
         return self
@@ -102,83 +83,83 @@ class ImageDecoder:
 
     def close(self) -> None:
         """Stop the decoding threads. The object cannot be used afterwards."""
-        self._codec.close()
+        self._preparer.close()
 
-    def decode(self, images: Sequence[bytes]) -> Decoded:
-        """Decode whole image files. Nothing that an image holds raises: what is wrong with it is in `errors`."""
-        headers, errors = self._read_headers(images)
-        pixels: list[Pixels] = []
-        thumbs: list[npt.NDArray[np.uint8]] = []
+    def decode(self, images: Sequence[bytes], headers: Sequence[Header] | None = None) -> Decoded:
+        """Decode whole image files. Nothing that an image holds raises: what is wrong with it is in `errors`.
+
+        Args:
+            images: n of them.
+            headers: what each says of itself, where that was read before; None reads it here.
+        """
+        usable, errors = self._usable(images, headers)
+        parts: list[Prepared] = []
         facts: dict[int, ImageFacts] = {}
-        for rows in self._chunks(images, headers):
-            good = self._decode_chunk({row: images[row] for row in rows}, headers, errors)
-            if good:
-                crops, squares = self._pipeline.run(list(good.values()), [headers[row].shown_size for row in good])
-                pixels.append(crops)
-                thumbs.append(squares)
-            facts.update({row: _facts(headers[row], picture) for row, picture in good.items()})
+        for rows in self._chunks(images, usable) or [[]]:
+            part = self._preparer.prepare([images[row] for row in rows], [usable[row] for row in rows])
+            for row, outcome in zip(rows, part.outcomes, strict=True):
+                if isinstance(outcome, ImageError):
+                    errors[row] = (outcome.code, str(outcome))
+                else:
+                    facts[row] = outcome
+            parts.append(part)
         return Decoded(
-            pixels=self._joined(pixels),
-            thumbs=np.concatenate([np.empty((0, THUMB_SIZE, THUMB_SIZE, 3), np.uint8), *thumbs]),
+            pixels=_joined_pixels([part.pixels for part in parts]),
             rows=np.array(list(facts), dtype=np.int64),
             facts=list(facts.values()),
+            measures=joined([part.measures for part in parts]),
             errors=dict(sorted(errors.items())),
         )
 
-    def _read_headers(self, images: Sequence[bytes]) -> tuple[dict[int, Header], dict[int, tuple[str, str]]]:
+    def _usable(
+        self, images: Sequence[bytes], headers: Sequence[Header] | None
+    ) -> tuple[dict[int, Header], dict[int, tuple[str, str]]]:
         """By position: the headers of images that may be decoded, and why the others may not."""
-        headers: dict[int, Header] = {}
+        usable: dict[int, Header] = {}
         errors: dict[int, tuple[str, str]] = {}
         for row, data in enumerate(images):
             try:
-                header = read_header(data)
+                header = read_header(data) if headers is None else headers[row]
                 check_limits(header, len(data), self._limits)
             except ImageError as error:
                 errors[row] = (error.code, str(error))
             else:
-                headers[row] = header
-        return headers, errors
+                usable[row] = header
+        return usable, errors
 
-    def _chunks(self, images: Sequence[bytes], headers: dict[int, Header]) -> Iterator[list[int]]:
+    def _chunks(self, images: Sequence[bytes], headers: dict[int, Header]) -> list[list[int]]:
         """Rows, in order, in runs that fit into one batch and into the memory for decoded pixels."""
-        room = _HELD_BYTES["cpu" if self._device_id is None else "cuda"]
-        rows: list[int] = []
+        chunks: list[list[int]] = []
         held = 0
         for row, header in headers.items():
-            size_bytes = self._codec.decoded_bytes(images[row], header, self._short_side)
-            if rows and (len(rows) == self._batch_size or held + size_bytes > room):
-                yield rows
-                rows, held = [], 0
-            rows.append(row)
+            size_bytes = self._preparer.decoded_bytes(images[row], header)
+            if not chunks or len(chunks[-1]) == self._batch_size or held + size_bytes > self._preparer.held_bytes:
+                chunks.append([])
+                held = 0
+            chunks[-1].append(row)
             held += size_bytes
-        if rows:
-            yield rows
-
-    def _decode_chunk(
-        self, images: dict[int, bytes], headers: dict[int, Header], errors: dict[int, tuple[str, str]]
-    ) -> dict[int, Picture]:
-        """The pictures by row; an error is added to `errors`."""
-        outcomes = self._codec.decode(list(images.values()), [headers[row] for row in images], self._short_side)
-        good: dict[int, Picture] = {}
-        for row, outcome in zip(images, outcomes, strict=True):
-            if isinstance(outcome, ImageError):
-                errors[row] = (outcome.code, str(outcome))
-            else:
-                good[row] = outcome
-        return good
-
-    def _joined(self, pixels: list[Pixels]) -> Pixels:
-        if self._device_id is None:
-            return np.concatenate([np.empty((0, self._size, self._size, 3), np.uint8), *pixels])
-        import torch
-
-        device = torch.device("cuda", self._device_id)
-        empty = torch.empty((0, self._size, self._size, 3), dtype=torch.uint8, device=device)
-        return torch.cat([empty, *(torch.as_tensor(part) for part in pixels)])
+        return chunks
 
 
-def _facts(header: Header, picture: Picture) -> ImageFacts:
-    return ImageFacts(*header.shown_size, picture.decoder, picture.damaged)
+def _preparer(size: int, device_id: int | None, threads: int, batch_size: int) -> Preparer:
+    short_side = _REDUCED_OVER_SIZE * size
+    if device_id is None:
+        from image_curation.decode.cpu import CpuPreparer
+
+        return CpuPreparer(size, short_side, threads)
+    from image_curation.decode.cuda import CudaPreparer  # loads DALI, which takes seconds
+
+    return CudaPreparer(size, short_side, device_id, threads, batch_size)
+
+
+def _joined_pixels(parts: Sequence[Pixels]) -> Pixels:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat([torch.as_tensor(part) for part in parts])
 
 
 def _device_id(device: str) -> int | None:

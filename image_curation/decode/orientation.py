@@ -10,7 +10,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-    Pixels: TypeAlias = npt.NDArray[np.uint8] | torch.Tensor
+Pixels: TypeAlias = "npt.NDArray[np.uint8] | torch.Tensor"
 
 # Orientation (EXIF 2.3, tag 0x0112) -> are rows and columns exchanged, and which axes are reversed after that.
 _TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {

@@ -60,7 +60,7 @@ def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         return _gray(_scale_wide(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:  # by RGBA, as Pillow warns otherwise; the colours are equal
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy that can be written to: torch takes no other without a warning
 
 
 def _gray(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

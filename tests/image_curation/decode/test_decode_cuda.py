@@ -1,31 +1,42 @@
 """The GPU path: its logic with a stand-in where there is no GPU; its pixels against the CPU where there is one."""
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from image_curation.decode.codec import CpuCodec, CudaCodec, Picture
+from image_curation.decode.codec import CpuCodec
+from image_curation.decode.cuda_codec import CudaCodec
 from image_curation.decode.decoder import ImageDecoder
+from image_curation.decode.picture import Picture
+from image_curation.decode.pipeline import PixelPipeline
 from image_curation.errors import ImageError
 from image_curation.shards.header import read_header
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-def encoded(image: Image.Image, name: str) -> bytes:
+def encoded(image: Image.Image, name: str, **options) -> bytes:
     file = io.BytesIO()
-    image.save(file, name)
+    image.save(file, name, **options)
     return file.getvalue()
+
+
+STRIPS = [(2001, 97), (97, 2001), (3000, 450), (450, 3001)]
 
 
 @pytest.fixture
 def mixed(photos) -> list[bytes]:
-    """Two plain JPEGs, one that the GPU refuses, and what goes to the host: PNG, GIF, CMYK, a truncated JPEG."""
+    """Two plain JPEGs, one that the GPU refuses, a turned one; for the host a PNG, a GIF, a CMYK and a cut-off JPEG."""
     image = Image.open(io.BytesIO(photos[0]))
+    turned = Image.Exif()
+    turned[0x0112] = 6
     others = [
+        encoded(image, "JPEG", exif=turned),
         encoded(image, "PNG"),
         encoded(image, "GIF"),
         encoded(image.convert("CMYK"), "JPEG"),
@@ -36,28 +47,58 @@ def mixed(photos) -> list[bytes]:
 
 def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed):
     """All of `CudaCodec` but the GPU: nvImageCodec's CPU decoders in its place, refusing the third image."""
-    codec = CudaCodec.__new__(CudaCodec)
-    codec._device = torch.device("cpu")
-    codec._host = CpuCodec(1)
     asked: list[int] = []
 
+    class OnHost:
+        """What nvImageCodec gives for an image on a GPU, as far as it is used."""
+
+        def __init__(self, image):
+            self._pixels = torch.as_tensor(np.asarray(image))
+            self.shape, self.strides = image.shape, image.strides
+
+        def __dlpack__(self, **options):
+            return self._pixels.__dlpack__()
+
+        def __dlpack_device__(self):
+            return self._pixels.__dlpack_device__()
+
     class Decoder:
-        def decode(self, images, params):
+        def decode(self, images, params, cuda_stream):
             asked.append(len(images))
             decoded = codec._host._listed.decode(images, params=params)
-            return [None if image == mixed[2] else found for image, found in zip(images, decoded, strict=True)]
+            return [None if image == mixed[2] else OnHost(found) for image, found in zip(images, decoded, strict=True)]
 
-    codec._decoders = [Decoder(), Decoder()]
-    codec._tensor = lambda image: torch.as_tensor(np.asarray(image))
-    outcomes = codec.decode(mixed, [read_header(image) for image in mixed], 448)
-    codec.close()
-    assert asked == [3, 1]  # the plain JPEGs that are whole, then the one that is refused
-    pictures = outcomes[:6]
-    assert all(isinstance(picture, Picture) and isinstance(picture.pixels, torch.Tensor) for picture in pictures)
-    used = ["nvimgcodec", "nvimgcodec", "simplejpeg", "nvimgcodec", "pillow", "nvimgcodec"]
-    assert [picture.decoder for picture in pictures] == used
-    assert np.array_equal(pictures[0].pixels.numpy(), pictures[3].pixels.numpy())  # the JPEG and the PNG made of it
-    assert isinstance(outcomes[6], ImageError)
+    with ThreadPoolExecutor(2) as pool:
+        codec = CudaCodec.__new__(CudaCodec)
+        codec._device, codec._decoders = torch.device("cpu"), [Decoder(), Decoder()]
+        codec._host, codec._beside = CpuCodec(pool, 448), pool
+        codec._stream = lambda: 0
+        outcomes = codec.decode(mixed, [read_header(image) for image in mixed])
+    assert asked == [4, 1]  # the plain JPEGs that are whole, then the one that is refused
+    pictures = outcomes[:7]
+    assert all(isinstance(picture, Picture) for picture in pictures)
+    used = ["nvimgcodec", "nvimgcodec", "simplejpeg", "nvimgcodec", "nvimgcodec", "pillow", "nvimgcodec"]
+    assert [picture.facts.decoder for picture in pictures] == used
+    assert [isinstance(picture.pixels, torch.Tensor) for picture in pictures] == [False, False, *[True] * 5]
+    assert np.array_equal(torch.from_dlpack(pictures[0].pixels), pictures[4].pixels)  # the JPEG and the PNG made of it
+    assert (pictures[3].facts.width, pictures[3].facts.height) == tuple(pictures[3].pixels.shape[1::-1])
+    assert tuple(pictures[3].pixels.shape[:2]) == pictures[0].pixels.shape[1::-1]
+    assert isinstance(outcomes[7], ImageError)
+
+
+def test_dalis_crops_are_those_of_the_host(photos, decoder):
+    """The pipeline of the GPU, run on the CPU: both resize to the same geometry. Reduced JPEGs and strips included."""
+    strips = [encoded(Image.open(io.BytesIO(photos[i])).resize(size), "BMP") for i, size in enumerate(STRIPS)]
+    images = [*photos[::6], *strips]
+    with ThreadPoolExecutor(2) as pool:
+        headers = [read_header(image) for image in images]
+        pictures = CpuCodec(pool, 448).decode(images, headers, lambda _, picture: picture)
+    assert {picture.reduction for picture in pictures} == {1, 2}
+    pipeline = PixelPipeline(224, len(images), 1, None)
+    crops, _ = pipeline.run([picture.pixels for picture in pictures], pictures)
+    distance = np.abs(np.array(crops).astype(int) - decoder.decode(images).pixels).mean(axis=(1, 2, 3))
+    print(f"photos: mean {distance[:-4].mean():.3f}, worst {distance[:-4].max():.3f}; strips: {distance[-4:].round(3)}")
+    assert distance.max() < 0.5
 
 
 @needs_gpu
@@ -68,23 +109,75 @@ def test_mixed_list_on_the_gpu_is_as_on_the_cpu(mixed, decoder):
     assert found.pixels.is_cuda
     assert found.rows.tolist() == expected.rows.tolist()
     assert found.errors.keys() == expected.errors.keys()
-    for left, right in ((found.pixels.cpu().numpy(), expected.pixels), (found.thumbs, expected.thumbs)):
-        assert np.abs(left.astype(int) - right).mean() < 1.5
+    assert [(fact.width, fact.height) for fact in found.facts] == [(f.width, f.height) for f in expected.facts]
+    assert np.abs(found.pixels.cpu().numpy().astype(int) - expected.pixels).mean() < 1.5
+    assert np.bitwise_count(found.measures["phash"] ^ expected.measures["phash"]).max() <= 4
+    for name in ("sharpness", "exposure", "contrast"):
+        assert found.measures[name].dtype == np.float32
+        assert found.measures[name] == pytest.approx(expected.measures[name], rel=0.1), name
 
 
 @needs_gpu
 def test_distance_between_gpu_and_cpu_on_photos(photos, decoder):
     images = photos[::3]
     with ImageDecoder(224, device="cuda", threads=4, batch_size=32) as on_gpu:
-        found = on_gpu.decode(images)
+        found = on_gpu.decode(images, [read_header(image) for image in images])
         again = on_gpu.decode(images[::-1])
+        alone = on_gpu.decode(images[:1])
     expected = decoder.decode(images)
     assert torch.equal(again.pixels.flip(0), found.pixels)
+    assert torch.equal(alone.pixels[0], found.pixels[0])
+    for name, values in found.measures.items():
+        assert np.array_equal(again.measures[name][::-1], values), name
+        assert alone.measures[name][0] == values[0], name
     assert [(fact.width, fact.height) for fact in found.facts] == [(f.width, f.height) for f in expected.facts]
     distance = np.abs(found.pixels.cpu().numpy().astype(int) - expected.pixels).mean(axis=(1, 2, 3))
-    print(f"GPU to CPU: mean {distance.mean():.3f}, worst photo {distance.max():.3f} of 255")
+    bits = np.bitwise_count(found.measures["phash"] ^ expected.measures["phash"])
+    print(f"GPU to CPU: mean {distance.mean():.3f}, worst photo {distance.max():.3f} of 255; phash bits {bits.max()}")
     assert distance.mean() < 1.0
     assert distance.max() < 3.0
+    assert bits.max() <= 4
+
+
+@needs_gpu
+def test_pixels_are_complete_on_any_stream_while_another_is_busy(photos):
+    """The decoder waits for its own stream alone: neither does it return early, nor does it wait for an encoder's."""
+    images = photos[:64]
+    busy = torch.cuda.Stream()
+    with ImageDecoder(224, device="cuda", threads=4) as on_gpu:
+        expected = on_gpu.decode(images).pixels.cpu()
+        for _ in range(5):
+            with torch.cuda.stream(busy):
+                torch.cuda._sleep(2_000_000_000)  # about a second
+            found = on_gpu.decode(images).pixels
+            assert not busy.query(), "the decoder waited for a stream that is not its own"
+            with torch.cuda.stream(torch.cuda.Stream()):
+                copy = found.clone()
+                torch.cuda.current_stream().synchronize()
+            busy.synchronize()
+            assert torch.equal(copy.cpu(), expected)
+
+
+@needs_gpu
+def test_two_decoders_on_one_gpu_do_not_disturb_each_other(photos):
+    lists = [photos[:60], photos[60:120]]
+    found: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+
+    def decode(number: int) -> None:
+        with ImageDecoder(224, device="cuda", threads=2) as on_gpu:
+            for _ in range(5):
+                found[number].append(on_gpu.decode(lists[number]).pixels.cpu())
+
+    threads = [threading.Thread(target=decode, args=[number]) for number in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with ImageDecoder(224, device="cuda", threads=4) as on_gpu:
+        for number, images in enumerate(lists):
+            expected = on_gpu.decode(images).pixels.cpu()
+            assert len(found[number]) == 5
+            assert all(torch.equal(pixels, expected) for pixels in found[number])
 
 
 @needs_gpu
@@ -96,5 +189,8 @@ def test_hostile_files_on_the_gpu(shared_data, photos):
         none = on_gpu.decode([b""])
     assert len(found.rows) + len(found.errors) == 8 + len(files)
     assert torch.equal(found.pixels[:8], alone.pixels)
+    for name, values in alone.measures.items():
+        assert np.array_equal(found.measures[name][:8], values), name
+        assert none.measures[name].shape == (0,)
     assert none.pixels.shape == (0, 224, 224, 3)
     assert none.pixels.is_cuda

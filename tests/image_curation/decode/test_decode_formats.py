@@ -2,12 +2,13 @@
 
 import io
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_curation.decode.codec import _PARAMS, CpuCodec
+from image_curation.decode.codec import PARAMS, CpuCodec
 from image_curation.decode.orientation import upright
 from image_curation.shards.header import read_header
 
@@ -25,12 +26,12 @@ def encoded(image: Image.Image, name: str, **options) -> bytes:
 
 def full_size(image: bytes) -> tuple[np.ndarray, str]:
     """The decoded image before it is resized, and the decoder's name."""
-    codec = CpuCodec(1)
-    (picture,) = codec.decode([image], [read_header(image)], 10_000)
-    codec.close()
+    with ThreadPoolExecutor(1) as pool:
+        (picture,) = CpuCodec(pool, 10_000).decode([image], [read_header(image)], lambda _, picture: picture)
     assert not isinstance(picture, Exception), picture
     assert picture.pixels.flags.c_contiguous
-    return picture.pixels, picture.decoder
+    assert picture.pixels.flags.writeable
+    return picture.pixels, picture.facts.decoder
 
 
 LOSSLESS = {
@@ -181,13 +182,13 @@ def test_orientation_of_jpeg_and_avif_is_as_in_pillow(photo, orientation):
 def test_orientation_agrees_with_that_of_nvimgcodec(photo, orientation):
     from nvidia import nvimgcodec
 
-    codec = CpuCodec(1)
+    only_cpu = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
+    decoder = nvimgcodec.Decoder(nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, 1, only_cpu)
     for form in ("JPEG", "PNG"):
         image = encoded(stored_for(photo, orientation), form, exif=exif(orientation))
-        (as_stored,) = codec._listed.decode([image], params=_PARAMS)
-        (turned,) = codec._listed.decode([image], params=nvimgcodec.DecodeParams(apply_exif_orientation=True))
+        (as_stored,) = decoder.decode([image], params=PARAMS)
+        (turned,) = decoder.decode([image], params=nvimgcodec.DecodeParams(apply_exif_orientation=True))
         assert np.array_equal(upright(np.asarray(as_stored), orientation), np.asarray(turned)), form
-    codec.close()
 
 
 def test_orientation_of_a_tensor_is_as_of_an_array():

@@ -9,17 +9,19 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from image_curation.decode import decoder as decoder_module
-from image_curation.decode.codec import _check_decoder
+from image_curation.decode.codec import check_decoder
+from image_curation.decode.cpu import CpuPreparer
 from image_curation.decode.decoder import Decoded, ImageDecoder
 from image_curation.decode.limits import DecodeLimits
 from image_curation.errors import ConfigError
+from image_curation.shards.header import read_header
 
 # Pillow 13 decodes them and we do not.
 EXCEPTIONS = {
@@ -66,7 +68,8 @@ def test_every_hostile_file_has_pixels_or_an_error_with_a_sentence(among_photos)
     rows = decoded.rows.tolist()
     assert sorted(rows + list(decoded.errors)) == list(range(len(names)))
     assert rows == sorted(rows)
-    assert len(decoded.pixels) == len(decoded.thumbs) == len(decoded.facts) == len(rows)
+    assert {len(values) for values in decoded.measures.values()} == {len(rows)}
+    assert len(decoded.pixels) == len(decoded.facts) == len(rows)
     for code, sentence in decoded.errors.values():
         assert code in CODES
         assert len(sentence.split()) >= 4, sentence
@@ -90,7 +93,9 @@ def test_good_photos_among_hostile_files_are_as_if_alone(among_photos, decoder):
     for row in photo_rows:
         alone = decoder.decode([images[row]])
         assert np.array_equal(decoded.pixels[position[row]], alone.pixels[0])
-        assert np.array_equal(decoded.thumbs[position[row]], alone.thumbs[0])
+        assert {name: values[position[row]] for name, values in decoded.measures.items()} == {
+            name: values[0] for name, values in alone.measures.items()
+        }
         assert decoded.facts[position[row]] == alone.facts[0]
 
 
@@ -101,13 +106,16 @@ def test_order_batch_size_threads_and_memory_do_not_change_pixels(among_photos, 
     assert backwards.facts[::-1] == decoded.facts
     assert {len(images) - 1 - row: error for row, error in backwards.errors.items()} == decoded.errors
 
-    monkeypatch.setitem(decoder_module._HELD_BYTES, "cpu", 2_000_000)
+    monkeypatch.setattr(CpuPreparer, "held_bytes", 2_000_000)
     with ImageDecoder(224, threads=2, batch_size=5) as other:
-        assert max(map(len, other._chunks(images, other._read_headers(images)[0]))) == 5
-        assert min(map(len, other._chunks(images, other._read_headers(images)[0]))) == 1
+        usable, _ = other._usable(images, None)
+        assert max(map(len, other._chunks(images, usable))) == 5
+        assert min(map(len, other._chunks(images, usable))) == 1
         in_pieces = other.decode(images)
     assert np.array_equal(in_pieces.pixels, decoded.pixels)
-    assert np.array_equal(in_pieces.thumbs, decoded.thumbs)
+    assert in_pieces.measures.keys() == decoded.measures.keys()
+    for name, values in in_pieces.measures.items():
+        assert np.array_equal(values, decoded.measures[name]), name
     assert np.array_equal(in_pieces.rows, decoded.rows)
     assert in_pieces.errors == decoded.errors
 
@@ -116,9 +124,14 @@ def test_list_without_a_good_image(decoder):
     for images in ([], [b"", b"no image"]):
         decoded = decoder.decode(images)
         assert decoded.pixels.shape == (0, 224, 224, 3)
-        assert decoded.thumbs.shape == (0, 64, 64, 3)
         assert decoded.rows.shape == (0,)
-        assert decoded.pixels.dtype == decoded.thumbs.dtype == np.uint8
+        assert decoded.pixels.dtype == np.uint8
+        assert {name: (values.shape, values.dtype.name) for name, values in decoded.measures.items()} == {
+            "phash": ((0,), "uint64"),
+            "sharpness": ((0,), "float32"),
+            "exposure": ((0,), "float32"),
+            "contrast": ((0,), "float32"),
+        }
         assert len(decoded.errors) == len(images)
 
 
@@ -214,6 +227,31 @@ def test_limits_are_the_callers(photos):
     assert decoded.errors[1][0] == "too_many_bytes"
 
 
+def test_headers_that_are_given_are_not_read_again(photos, decoder, monkeypatch):
+    images = [photos[0], photos[30], photos[0][:9000]]
+    expected = decoder.decode(images)
+    headers = [read_header(image) for image in images]
+
+    def read(data: bytes) -> None:
+        raise AssertionError("a header was read")
+
+    monkeypatch.setattr("image_curation.decode.decoder.read_header", read)
+    found = decoder.decode(images, headers)
+    assert np.array_equal(found.pixels, expected.pixels)
+    assert found.facts == expected.facts
+    assert found.errors == expected.errors
+    assert list(found.errors) == [2]
+
+
+def test_header_that_is_not_the_images_own(photos, decoder):
+    header = read_header(photos[0])
+    decoded = decoder.decode(
+        [photos[0]] * 3, [header, replace(header, width=header.width + 1), replace(header, height=1)]
+    )
+    assert decoded.rows.tolist() == [0]
+    assert {row: code for row, (code, _) in decoded.errors.items()} == {1: "decode_failed", 2: "extreme_aspect"}
+
+
 def test_single_pixel_and_strips(decoder):
     def strip(width: int, height: int) -> bytes:
         file = io.BytesIO()
@@ -233,7 +271,9 @@ def test_single_pixel_and_strips(decoder):
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
     assert decoded.rows.tolist() == list(range(32))
     assert (decoded.pixels == (10, 200, 90)).all()
-    assert (decoded.thumbs == (10, 200, 90)).all()
+    luma = (0.299 * 10 + 0.587 * 200 + 0.114 * 90) / 255
+    assert decoded.measures["exposure"] == pytest.approx([luma] * 32, rel=1e-6)
+    assert (decoded.measures["contrast"] == 0).all()
 
 
 def test_centre_of_a_strip_is_what_is_shown():
@@ -260,9 +300,9 @@ def test_decoder_that_refuses_every_image_is_found_out_at_the_start():
             return [None] * len(images)
 
     with pytest.raises(ConfigError, match="cannot decode a plain JPEG on the CPU"):
-        _check_decoder(RefusesAll(), "on the CPU")
+        check_decoder(RefusesAll(), "on the CPU")
     only_cpu = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
-    _check_decoder(nvimgcodec.Decoder(nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, 1, only_cpu), "on the CPU")
+    check_decoder(nvimgcodec.Decoder(nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, 1, only_cpu), "on the CPU")
 
 
 def test_refusals_are_not_printed(photos):

@@ -1,0 +1,35 @@
+"""Crops and thumbnails -> what is measured of each image without a model, on the device where they lie."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from image_curation.decode.luminance import luminance
+from image_curation.decode.orientation import Pixels
+from image_curation.decode.phash import phash
+from image_curation.decode.quality import contrast, exposure, sharpness
+
+
+def measure(pixels: Pixels, thumbs: Pixels) -> dict[str, npt.NDArray[np.generic]]:
+    """Measure n images. Each is measured in whole numbers, so that its neighbours and their order change nothing.
+
+    Args:
+        pixels: crops, uint8 [n, s, s, 3].
+        thumbs: whole images squashed to squares, uint8 [n, 64, 64, 3], where the crops are.
+
+    Returns:
+        Name -> [n] on the host: `phash` uint64; `sharpness`, `exposure` and `contrast` float32.
+    """
+    whole = luminance(thumbs)
+    return {
+        "phash": phash(whole),
+        "sharpness": sharpness(luminance(pixels)),
+        "exposure": exposure(whole),
+        "contrast": contrast(whole),
+    }
+
+
+def joined(parts: Sequence[dict[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[np.generic]]:
+    """The measures of several lists of images, one at least, as those of one list."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
