@@ -18,6 +18,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from image_curation.errors import StorageError
 
+# A gap between two ranges that is read along with them takes less time than a request of its own. Runs are short enough
+# for a store to serve several of one batch at a time, and long enough that its latency does not count.
+_GAP_BYTES, _RUN_BYTES = 256 << 10, 4 << 20
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -79,15 +83,20 @@ def read_bytes(url: str) -> bytes:
 
 
 def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of each (offset, size) of a file, in the order given; shorter where the file ends before."""
-    fs, path = _filesystem(url)
-    with _renamed(url, "read"):
-        if isinstance(fs, LocalFileSystem):
-            with open(path, "rb") as file:
-                return [os.pread(file.fileno(), size, offset) for offset, size in ranges]
-        starts = [offset for offset, _ in ranges]
-        ends = [offset + size for offset, size in ranges]
-        return cast(list[bytes], fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))
+    """The bytes of each (offset, size) of a file, in the order given; shorter where the file ends before.
+
+    Ranges that lie near each other are read as one run of some MB. A disk reads one run after the other; a store is
+    asked for all of them at a time, so that beside the ranges their runs are in memory for a moment.
+    """
+    runs = _runs(ranges)
+    spans = [(ranges[run[0]][0], max(sum(ranges[i]) for i in run)) for run in runs]
+    found = [b""] * len(ranges)
+    for run, (start, _), block in zip(runs, spans, _read_spans(url, spans), strict=True):
+        view = memoryview(block)
+        for i in run:
+            offset, size = ranges[i][0] - start, ranges[i][1]
+            found[i] = block if len(run) == 1 else bytes(view[offset : offset + size])
+    return found
 
 
 def open_read(url: str) -> BinaryIO:
@@ -142,6 +151,34 @@ def remove(url: str) -> None:
             shutil.rmtree(path)
         elif fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+def _runs(ranges: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Positions of the ranges that hold anything, by offset, in runs that are worth one read each."""
+    runs: list[list[int]] = []
+    start = end = 0
+    for i in sorted((i for i, (_, size) in enumerate(ranges) if size), key=lambda i: ranges[i][0]):
+        offset, size = ranges[i]
+        if runs and offset - end <= _GAP_BYTES and offset + size - start <= _RUN_BYTES:
+            runs[-1].append(i)
+            end = max(end, offset + size)
+        else:
+            runs.append([i])
+            start, end = offset, offset + size
+    return runs
+
+
+def _read_spans(url: str, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """The bytes of each half-open (start, end) of a file."""
+    fs, path = _filesystem(url)
+    with _renamed(url, "read"):
+        if isinstance(fs, LocalFileSystem):
+            with open(path, "rb") as file:
+                for start, end in spans:
+                    yield os.pread(file.fileno(), end - start, start)
+        else:
+            starts, ends = [start for start, _ in spans], [end for _, end in spans]
+            yield from fs.cat_ranges([path] * len(spans), starts, ends, on_error="raise")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

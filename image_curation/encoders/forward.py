@@ -33,11 +33,13 @@ class Normalised:
     ) -> None:
         self.model = model.to(device, dtype)
         self._dtype = dtype
-        self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(3, 1, 1)
+        self._gain = 1 / (255 * torch.tensor(std, device=device))
+        self._offset = -torch.tensor(mean, device=device) / torch.tensor(std, device=device)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        planes = pixels.permute(0, 3, 1, 2).to(torch.float32).div(255).sub(self._mean).div(self._std)
+        size = pixels.shape[1:]  # whole images, since torch is four times slower where it has to repeat the channels
+        gain, offset = (channels.expand(size).contiguous() for channels in (self._gain, self._offset))
+        planes = torch.addcmul(offset, pixels, gain).permute(0, 3, 1, 2)
         features = self.model(planes.to(self._dtype))
         if isinstance(features, tuple):  # open_clip's CoCa also gives its tokens
             features = features[0]

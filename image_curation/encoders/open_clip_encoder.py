@@ -16,7 +16,7 @@ from image_curation.encoders.torch_model import (
     sha256_of_state,
 )
 from image_curation.encoders.torchvision_cpu import ensure_torchvision
-from image_curation.encoders.weights import PINNED, HubFile, Request, fetch
+from image_curation.encoders.weights import PINNED, HubFile, Request, WeightsFile, fetch
 from image_curation.errors import ConfigError, WeightsError
 
 ensure_torchvision()
@@ -52,8 +52,7 @@ def load(profile: Profile, device: str, request: Request) -> TorchEncoder:
                 "encoder %s: the checksum %s of %s is not known to be that of the original weights. Score heads take "
                 "its vectors for those of %s on your word.", profile.name, file.sha256, file.path, profile.vector_space
             )  # fmt: skip
-        tower = _tower(profile, tag)
-        load_strictly(tower, read_state_dict(file, "visual.", profile.name), file, profile.name)
+        tower = _tower_with(read_state_dict(file, "visual.", profile.name), profile, tag, file)
         checksum = file.sha256
     if tag.get("resize_mode", "shortest") != "shortest":
         logger.warning(
@@ -62,6 +61,19 @@ def load(profile: Profile, device: str, request: Request) -> TorchEncoder:
         )  # fmt: skip
     mean, std = tuple(tag.get("mean", OPENAI_MEAN)), tuple(tag.get("std", OPENAI_STD))
     return TorchEncoder(profile, tower, device, mean, std, checksum)
+
+
+def _tower_with(
+    tensors: dict[str, torch.Tensor], profile: Profile, tag: dict[str, Any], file: WeightsFile
+) -> torch.nn.Module:
+    """The visual tower made of these tensors. Filling it with random numbers first would take three seconds."""
+    with torch.device("meta"):
+        tower = _tower(profile, tag)
+    load_strictly(tower, tensors, file, profile.name)
+    if any(tensor.is_meta for tensor in (*tower.parameters(), *tower.buffers())):  # it computes some by itself
+        tower = _tower(profile, tag)
+        load_strictly(tower, tensors, file, profile.name)
+    return tower
 
 
 def _random_tower(profile: Profile, seed: int) -> torch.nn.Module:

@@ -136,13 +136,13 @@ def read_state_dict(file: WeightsFile, prefix: str, name: str) -> dict[str, torc
 
 
 def load_strictly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], file: WeightsFile, name: str) -> None:
-    """Copy tensors into a model; every name and shape has to fit.
+    """Make tensors those of a model, as fp32; every name and shape has to fit.
 
     Raises:
         WeightsError: they are those of another architecture.
     """
     try:
-        model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True)
+        model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True, assign=True)
     except RuntimeError as error:
         raise mismatch(file, name, error) from error
 

@@ -98,7 +98,7 @@ def attention(qkv: torch.Tensor, tokens: int, out: torch.Tensor) -> None:
     rows, columns = _ATTENTION_TILE
     whole = (tokens - 1) % rows == 0 and (tokens - 1) % columns == 0
     _patch_attention[(triton.cdiv(tokens - 1, rows), images * heads)](
-        qkv, out, tokens, heads, rows, columns, HEAD, whole, num_warps=4, maxnreg=128
+        qkv, out, tokens, heads, rows, columns, HEAD, whole, num_warps=4, num_stages=3, maxnreg=128
     )
     class_attention(qkv[tokens - 1 :: tokens], qkv[:, width:], tokens, out[tokens - 1 :: tokens])
 
@@ -108,7 +108,7 @@ def class_attention(queries: torch.Tensor, kv: torch.Tensor, tokens: int, out: t
     width = out.shape[1]
     heads = width // HEAD
     _class_attention[(len(out) * heads,)](
-        queries, kv, out, tokens, heads, queries.stride(0), kv.stride(0), out.stride(0), 32, HEAD, num_warps=1,
+        queries, kv, out, tokens, heads, queries.stride(0), kv.stride(0), out.stride(0), 8, HEAD, num_warps=1,
     )  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def _patch_attention(
     top = tl.sum(q.to(tl.float32) * tl.load(last).to(tl.float32)[None, :], 1)
     total = tl.full([ROWS], 1.0, tl.float32)
     sums = tl.zeros([ROWS, CHANNELS], tl.float32) + tl.load(last + width).to(tl.float32)[None, :]
-    for start in tl.range(0, patches, COLUMNS, num_stages=3):
+    for start in tl.range(0, patches, COLUMNS):
         if WHOLE:
             k = tl.load(keys + start * stride)
         else:

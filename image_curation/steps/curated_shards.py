@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from image_curation.artifacts import digest, read_artifact, read_table
-from image_curation.cluster import Cluster
+from image_curation.cluster import Cluster, Stage
 from image_curation.errors import ReleaseError
 from image_curation.ledger import Ledger
 from image_curation.project import Project
@@ -37,7 +37,7 @@ def build_curated_shards(
     plans = plan_shards(rows, rules.samples_per_shard, rules.max_shard_megabytes * 1_000_000, config_hash="")
     tasks = [(plan, plan.slice(rows), project.release_url) for plan in plans]
     entries: list[FileEntries] = []
-    for done in cluster.map(_write, tasks):
+    for done in cluster.run([Stage("curated_shards", _write)], tasks):
         if done.error is not None:
             raise ReleaseError(
                 f"{done.item[0].name} was not written, so nothing is released: {done.error}"

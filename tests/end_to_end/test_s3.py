@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import urllib.error
@@ -18,6 +19,9 @@ from typing import Any
 
 import pytest
 import webdataset
+from s3fs import S3FileSystem
+
+from image_curation.storage import read_ranges
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("moto.server")
@@ -211,6 +215,25 @@ def test_manifest_is_listed_only_with_all_its_files(curation):
     whole = [listing for listing in listings if "curated/release/manifest.json" in listing]
     assert whole
     assert all(files <= set(listing) for listing in whole)
+
+
+def test_images_of_a_shard_are_few_requests_to_the_store(curation, demo, monkeypatch):
+    for name, value in curation.store.environment().items():
+        monkeypatch.setenv(name, value)
+    content = (demo.folder / "demo-00000.tar").read_bytes()
+    with tarfile.open(demo.folder / "demo-00000.tar") as tar:
+        ranges = [(member.offset_data, member.size) for member in tar if member.name.endswith(".jpg")]
+    asked, cat_file = [], S3FileSystem._cat_file
+
+    async def counting(store: S3FileSystem, path: str, **options: Any) -> bytes:
+        asked.append(path)
+        return await cat_file(store, path, **options)
+
+    monkeypatch.setattr(S3FileSystem, "_cat_file", counting)
+    S3FileSystem.clear_instance_cache()
+    assert read_ranges(f"{RAW}/demo-00000.tar", ranges) == [content[start : start + size] for start, size in ranges]
+    assert len(ranges) > 20
+    assert 1 <= len(asked) <= 2 + len(content) // (2 << 20)
 
 
 def test_webdataset_reads_the_release_from_the_store(curation, monkeypatch):

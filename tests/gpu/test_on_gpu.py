@@ -1,22 +1,26 @@
 """What the project does on a GPU, against the same on the CPU. Skipped where there is no GPU."""
 
 import csv
+import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from image_curation.artifacts import read_artifact, read_table
 from image_curation.audit import ledger_adds_up, shard_ledger, vectors_have_samples, vectors_have_unit_norm
-from image_curation.cluster import open_cluster
-from image_curation.config import load_settings, resolve_device
+from image_curation.cluster import DaskCluster, Stage, open_cluster
+from image_curation.config import gpu_count, load_settings, resolve_device
 from image_curation.curate import curate
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.decode.limits import DecodeLimits
-from image_curation.decode.phash import phash
 from image_curation.demo.shards import make_demo_shards
 from image_curation.embedding import vectors_of
 from image_curation.encoders import load_encoder, profile
@@ -75,7 +79,7 @@ def test_gpu_pixels_are_near_those_of_the_cpu(photos: list[bytes], on_cpu: Image
     cpu, gpu = on_cpu.decode(photos), on_gpu.decode(photos)
     assert cpu.rows.tolist() == gpu.rows.tolist()
     distance = np.abs(cpu.pixels.astype(np.int16) - gpu.pixels.cpu().numpy()).mean(axis=(1, 2, 3))
-    bits = np.bitwise_count(phash(cpu.thumbs) ^ phash(gpu.thumbs))
+    bits = np.bitwise_count(cpu.measures["phash"] ^ gpu.measures["phash"])
     decoders = {facts.decoder for facts in gpu.facts}
     print(
         f"{len(photos)} photos by {decoders}: grey levels mean {distance.mean():.3f}, worst {distance.max():.3f}; "
@@ -105,25 +109,73 @@ def test_bf16_vectors_on_the_gpu_agree_with_fp32_on_the_cpu(
     assert cosines.min() > 0.995
 
 
-def test_curating_photos_with_clip_on_dask_cuda(shared_data: Path, tmp_path: Path) -> None:
-    settings = load_settings(
-        source=str(shared_data / "photos"),
-        root=str(tmp_path),
-        encoder="clip-vit-l-14",
-        weights="random:0",
-        cluster="cuda",
-    )
-    project = Project.load(settings)
-    with open_cluster(settings) as cluster:
-        result = curate(project, cluster, lambda step, done, total: print(f"{step} {done}/{total}"))
-    shards = project.selected_shards()
-    assert result.failed_shards == {}
-    assert all(finding.passed for finding in result.findings.values()), result.findings
-    assert result.ledger.failed == {}
-    for shard in shards:
+def test_gpu_stages_run_one_worker_a_gpu_and_cpu_stages_where_no_gpu_is_seen(tmp_path: Path) -> None:
+    def place(_: int) -> tuple[int, int]:
+        """The process, and the GPUs that it sees."""
+        time.sleep(0.05)
+        return os.getpid(), gpu_count()
+
+    stages = [Stage("index", place), Stage("embed", place, "gpu"), Stage("score", place)]
+    with open_cluster(load_settings(source="/raw", root=str(tmp_path), cluster="cuda")) as cluster:
+        done = list(cluster.run(stages, range(60)))
+    assert [str(one.error) for one in done if one.error] == []
+    places = {name: {one.result for one in done if one.stage == name} for name in ("index", "embed", "score")}
+    print(f"{len(places['embed'])} GPU workers, {len(places['index'] | places['score'])} CPU workers")
+    assert {gpus for _, gpus in places["index"] | places["score"]} == {0}
+    assert {gpus for _, gpus in places["embed"]} == {gpu_count()}
+    assert len(places["embed"]) == gpu_count()
+
+
+def test_curating_photos_with_clip_on_dask_cuda_also_when_a_gpu_worker_is_killed(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    def curated(root: str, on_progress: Callable[[Any, str, int], None]) -> Project:
+        settings = load_settings(
+            source=str(shared_data / "photos"),
+            root=str(tmp_path / root),
+            encoder="clip-vit-l-14",
+            weights="random:0",
+            cluster="cuda",
+        )
+        project = Project.load(settings)
+        with open_cluster(settings) as cluster:
+            assert isinstance(cluster, DaskCluster)
+            client = cluster.client
+            result = curate(project, cluster, lambda step, done, *_: on_progress(client, step, done))
+        assert result.failed_shards == {}
+        assert all(finding.passed for finding in result.findings.values()), result.findings
+        assert result.ledger.failed == {}
+        return project
+
+    project = curated("undisturbed", lambda _, step, done: print(f"{step} {done}"))
+    for shard in project.selected_shards():
         artifact = read_artifact(project.embeddings_url(shard))
         assert artifact.certificate.settings["dtype"] == "bf16"
         assert vectors_of(read_table(artifact.url, ["vector"])).shape == (artifact.rows, 768)
+
+    killed: list[int] = []
+
+    def kill(client: Any, step: str, done: int) -> None:
+        if (step, done) == ("embeddings", 1):
+            processes = client.run(os.getpid)
+            at_work = [worker for worker, tasks in client.processing().items() if any("embeddings" in t for t in tasks)]
+            os.kill(processes[at_work[0]], signal.SIGKILL)
+            killed.append(done)
+
+    curated("disturbed", kill)
+    assert killed == [1]
+    assert hashes(tmp_path / "disturbed") == hashes(tmp_path / "undisturbed")
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """Path below the root -> SHA-256, of all but the settings and the report, which name the root."""
+    paths = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+    assert len(paths) > 20
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in paths.items()
+        if name not in ("image-curation.json", "report/report.html")
+    }
 
 
 def test_whole_graph_through_dagster_on_the_gpu(tmp_path: Path) -> None:

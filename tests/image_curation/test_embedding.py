@@ -1,4 +1,4 @@
-"""The embedding engine: one row a sample in the order of the index, whatever is wrong with some of them."""
+"""Embeddings of real shards: one row a sample in the order of the index, whatever is wrong with some of them."""
 
 import io
 from pathlib import Path
@@ -8,12 +8,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from image_curation import embedding
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.decode.limits import DecodeLimits
-from image_curation.embedding import embed_shard, embeddings_schema, vectors_of
+from image_curation.embedding import embeddings_schema, vectors_of
 from image_curation.encoders import load_encoder, profile
-from image_curation.errors import StorageError
+from image_curation.engine import EmbeddingEngine
 from image_curation.shards.discover import Shard
 from image_curation.shards.index import index_shard
 
@@ -21,7 +20,7 @@ from image_curation.shards.index import index_shard
 class MeanColour:
     """An encoder that can be checked by hand: the mean of R, G and B as a unit vector; NaN where all is black."""
 
-    dim = 3
+    dim, batch = 3, 2
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -33,9 +32,14 @@ class MeanColour:
             return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float16)
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    with ImageDecoder(32, threads=1, batch_size=4) as made:
+@pytest.fixture
+def encoder():
+    return MeanColour()
+
+
+@pytest.fixture
+def engine(encoder):
+    with EmbeddingEngine([ImageDecoder(32, threads=1, batch_size=4)], encoder) as made:
         yield made
 
 
@@ -65,10 +69,9 @@ def shard(tmp_path: Path, workshop):
     return index, str(path)
 
 
-def test_each_sample_has_its_row_and_a_bad_one_costs_no_other(shard, decoder):
+def test_each_sample_has_its_row_and_a_bad_one_costs_no_other(shard, engine, encoder):
     index, url = shard
-    encoder = MeanColour()
-    rows = embed_shard(index, url, decoder, encoder, 2)
+    rows = engine.embed(index, url)
     assert rows.schema == embeddings_schema(3)
     assert rows["key"].to_pylist() == index["key"].to_pylist()
     assert {row["key"]: row["status"] for row in rows.to_pylist()} == {
@@ -88,12 +91,12 @@ def test_each_sample_has_its_row_and_a_bad_one_costs_no_other(shard, decoder):
     assert vectors["blue"] == [0, 0, 1]
     assert vectors["grey"] == [third, third, third]
     assert [vectors[key] for key in ("text", "half", "alone", "black")] == [None] * 4
-    assert encoder.batches == [2, 1, 2]  # red and green; black without half; grey and blue
+    assert encoder.batches == [2, 2, 1]  # red and green; black and grey without half; blue
 
 
-def test_errors_say_which_sample_and_what(shard, decoder):
+def test_errors_say_which_sample_and_what(shard, engine):
     index, url = shard
-    errors = {row["key"]: row["error"] for row in embed_shard(index, url, decoder, MeanColour(), 8).to_pylist()}
+    errors = {row["key"]: row["error"] for row in engine.embed(index, url).to_pylist()}
     assert errors["red"] is None
     assert errors["half"].startswith("folder/s/half: ")
     assert errors["black"] == "folder/s/black: the encoder gave a vector that is not finite."
@@ -103,9 +106,9 @@ def test_errors_say_which_sample_and_what(shard, decoder):
         assert "folder/s" in errors[key]
 
 
-def test_measures_are_there_for_what_was_decoded(shard, decoder):
+def test_measures_are_there_for_what_was_decoded(shard, engine):
     index, url = shard
-    rows = {row["key"]: row for row in embed_shard(index, url, decoder, MeanColour(), 8).to_pylist()}
+    rows = {row["key"]: row for row in engine.embed(index, url).to_pylist()}
     assert (rows["grey"]["width"], rows["grey"]["height"]) == (40, 50)
     assert rows["grey"]["exposure"] == pytest.approx(100 / 255, abs=1e-3)
     assert rows["black"]["exposure"] == 0  # it was decoded, though its vector failed
@@ -116,46 +119,27 @@ def test_measures_are_there_for_what_was_decoded(shard, decoder):
         assert rows["red"][name] is not None
 
 
-def test_batch_size_changes_nothing(tmp_path, workshop, decoder):
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_batches_and_neighbours_change_nothing(tmp_path, workshop, monkeypatch, batch):
     path = tmp_path / "s.tar"
     path.write_bytes(workshop.tar({f"{i}.jpg": workshop.photo(i) for i in range(7)}))
     index = index_shard(Shard("s", str(path), path.stat().st_size, "f"), DecodeLimits()).table
     encoder = load_encoder(profile("embedded"))
-    with ImageDecoder(encoder.profile.size, threads=2, batch_size=3) as sized:
-        one, three, all_at_once = (embed_shard(index, str(path), sized, encoder, n) for n in (1, 3, 64))
-    assert one.equals(three)
-    assert one.equals(all_at_once)
-    assert all(status == "ok" for status in one["status"].to_pylist())
+    with ImageDecoder(encoder.profile.size, threads=1) as decoder:
+        images = [workshop.photo(i) for i in range(7)]
+        one_by_one = np.concatenate([encoder.encode(decoder.decode([image]).pixels) for image in images])
+    monkeypatch.setattr(encoder, "batch", batch)
+    with EmbeddingEngine([ImageDecoder(encoder.profile.size, threads=2, batch_size=3)], encoder) as engine:
+        rows = engine.embed(index, str(path))
+    assert rows["status"].to_pylist() == ["ok"] * 7
+    assert (vectors_of(rows) == one_by_one).all()
 
 
-def test_shard_without_a_good_image_never_asks_the_encoder(tmp_path, workshop, decoder):
-    path = tmp_path / "s.tar"
-    for members, n in (({"a.txt": b"1", "b.jpg": b""}, 2), ({}, 0)):
-        path.write_bytes(workshop.tar(members))
-        index = index_shard(Shard("s", str(path), path.stat().st_size, "f"), DecodeLimits()).table
-        encoder = MeanColour()
-        rows = embed_shard(index, str(path), decoder, encoder, 4)
-        assert (rows.num_rows, rows["vector"].null_count, encoder.batches) == (n, n, [])
-        assert rows.schema == embeddings_schema(3)
-        assert vectors_of(rows).shape == (n, 3)
-
-
-def test_tar_that_is_gone_is_an_error_of_the_shard(shard, decoder):
-    index, url = shard
-    Path(url).unlink()
-    with pytest.raises(StorageError, match=r"cannot read .*/s\.tar"):
-        embed_shard(index, url, decoder, MeanColour(), 2)
-
-
-def test_tar_that_was_cut_after_it_was_indexed_costs_the_rows_behind_the_cut(shard, decoder):
-    index, url = shard
-    keys, offsets = index["key"].to_pylist(), index["image_offset"].to_pylist()
-    content = Path(url).read_bytes()
-    Path(url).write_bytes(content[: offsets[keys.index("grey")] + 10])
-    rows = {row["key"]: row["status"] for row in embed_shard(index, url, decoder, MeanColour(), 3).to_pylist()}
-    assert (rows["red"], rows["green"]) == ("ok", "ok")
-    assert rows["grey"] in ("not_an_image", "decode_failed")
-    assert rows["blue"] == "not_an_image"
+def test_row_whose_vector_failed_holds_no_trace_of_it(shard, engine):
+    """A NaN below a null would make equal tables unequal."""
+    column = engine.embed(*shard)["vector"].combine_chunks()
+    assert column.null_count == 4
+    assert np.isfinite(column.values.to_numpy(zero_copy_only=False)).all()
 
 
 def vector_table(vectors: list[list[float] | None]) -> pa.Table:
@@ -175,10 +159,3 @@ def test_vectors_of_slices_chunks_and_nothing():
     assert vectors_of(table.slice(0, 0)).shape == (0, 2)
     assert vectors_of(table.schema.empty_table()).shape == (0, 2)
     assert vectors_of(table.filter(table["vector"].is_valid())).tolist() == [[1, 0], [0, 1], [3, 4]]
-
-
-def test_batches_are_shorter_where_images_are_large(monkeypatch):
-    monkeypatch.setattr(embedding, "_BATCH_BYTES", 100)
-    sizes = [40, 40, 40, 500, 1, 1, 1]
-    batches = embedding._batches(np.arange(7), sizes, batch_size=3)
-    assert [batch.tolist() for batch in batches] == [[0, 1], [2], [3], [4, 5, 6]]

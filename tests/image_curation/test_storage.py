@@ -96,6 +96,52 @@ def test_ranges_come_in_the_order_asked_and_shorter_at_the_end(place):
     assert storage.read_bytes(url) == b"0123456789"
 
 
+@pytest.fixture
+def counted(monkeypatch) -> tuple[str, list[tuple[int, int]]]:
+    """The URL of a file of 1,000 bytes in a store, and the ranges that the store is asked for."""
+    asked: list[tuple[int, int]] = []
+    store = fsspec.filesystem("memory")
+    cat_file = store.cat_file
+
+    def counting(path: str, start: int | None = None, end: int | None = None, **options: object) -> bytes:
+        if start is not None:
+            asked.append((start, end))
+        return cat_file(path, start, end, **options)
+
+    monkeypatch.setattr(store, "cat_file", counting)
+    url = f"memory://storage-test-{uuid.uuid4().hex}/x"
+    storage.write_bytes(url, bytes(i % 251 for i in range(1000)))
+    return url, asked
+
+
+def read_and_compare(url: str, ranges: list[tuple[int, int]]) -> None:
+    content = storage.read_bytes(url)
+    assert storage.read_ranges(url, ranges) == [content[offset : offset + size] for offset, size in ranges]
+
+
+def test_ranges_near_each_other_are_one_request(counted, monkeypatch):
+    monkeypatch.setattr(storage, "_GAP_BYTES", 10)
+    url, asked = counted
+    read_and_compare(url, [(200, 30), (100, 50), (155, 20), (185, 15), (100, 5), (300, 0), (241, 9)])
+    assert sorted(asked) == [(100, 230), (241, 250)]  # 11 bytes before 241 are too many to be read in vain
+
+
+def test_run_of_ranges_is_no_longer_than_allowed_but_a_range_may_be(counted, monkeypatch):
+    monkeypatch.setattr(storage, "_RUN_BYTES", 100)
+    url, asked = counted
+    read_and_compare(url, [(start, 40) for start in range(0, 400, 50)] + [(500, 300), (800, 100)])
+    assert sorted(asked) == [(0, 90), (100, 190), (200, 290), (300, 390), (500, 800), (800, 900)]
+
+
+def test_ranges_within_each_other_and_across_the_end_of_the_file(counted):
+    url, asked = counted
+    read_and_compare(url, [(900, 50), (910, 10), (900, 500), (950, 100), (2000, 5), (0, 0)])
+    assert len(asked) == 1
+    asked.clear()
+    read_and_compare(url, [(5, 0), (1000, 0)])
+    assert asked == []
+
+
 def test_opened_file_can_be_read_from_anywhere(place):
     url = storage.join(place, "x")
     storage.write_bytes(url, bytes(range(256)) * 1000)

@@ -153,9 +153,9 @@ def test_pixels_are_exact_in_patches():
 @pytest.mark.parametrize(
     ("name", "mean", "least"),
     [
-        ("clip-vit-l-14", 0.9999, 0.9998),
-        ("clip-vit-b-32", 0.9999, 0.9998),
-        ("open_clip:ViT-B-16/laion2b_s34b_b88k", 0.9999, 0.9998),
+        ("clip-vit-l-14", 0.9999, 0.9995),
+        ("clip-vit-b-32", 0.9999, 0.9995),
+        ("open_clip:ViT-B-16/laion2b_s34b_b88k", 0.9999, 0.9995),
         ("clip-vit-l-14-fp8", 0.998, 0.995),
     ],
 )
