@@ -44,4 +44,4 @@ def embeddings(
         return {"contact_sheet": shard_sheet(project, key)}
 
     step = partial(build_embeddings, project)
-    return materialize_shards(context, cluster, step, keys, describe, pictures)
+    return materialize_shards(context, cluster, step, keys, describe, pictures, device="gpu")

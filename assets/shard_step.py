@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.metadata import Metadata, picture
-from image_curation.cluster import Done
+from image_curation.cluster import Device, Done, Stage
 from image_curation.steps.outcome import Outcome
 from resources.cluster import DaskResource
 
@@ -23,12 +23,14 @@ def materialize_shards(
     items: Sequence[Any],
     describe: Callable[[Outcome], Metadata],
     pictures: Callable[[str], dict[str, bytes]] = lambda _: {},
+    device: Device = "cpu",
 ) -> dg.MaterializeResult[None]:
     """Run `step` over `items` (shard keys or tars) and report every shard with its own metadata.
 
     Args:
         describe: words and numbers for the metadata of one shard.
         pictures: PNGs for it, by name.
+        device: the kind of worker that the step needs.
 
     Raises:
         Failure: some shards failed. The others are recorded as materialized; the failed ones stay missing and can be
@@ -36,7 +38,8 @@ def materialize_shards(
     """
     finished: dict[str, Metadata] = {}
     failed: dict[str, str] = {}
-    for one in cluster.map(step, items):
+    stage = Stage(context.asset_key.path[-1], step, device)
+    for one in cluster.run([stage], items):
         key = getattr(one.item, "key", one.item)
         if one.error is None:
             shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}

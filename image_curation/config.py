@@ -48,10 +48,11 @@ class Settings(BaseSettings):
     heads: str | None = Field(None, description="folder with the LAION score heads' files")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cluster: str = Field(
-        "auto", description="auto, inline (no cluster), local, cuda, or a scheduler address tcp://host:port"
+        "auto",
+        description="inline (no workers), local (on CPUs), cuda (on GPUs), a scheduler's address tcp://host:port, or "
+        "auto: local or cuda, but inline for a single shard or 64 MiB",
     )
     workers: int | None = Field(None, ge=1, description="local workers; none: one a GPU, or up to four on CPUs")
-    batch_size: int = Field(64, ge=1, description="images decoded and embedded at a time")
     decode: DecodeLimits = DecodeLimits()
     duplicates: DuplicateSearch = DuplicateSearch()
 
@@ -62,11 +63,13 @@ class Settings(BaseSettings):
         return place if place is None or "://" in place else os.path.abspath(os.path.expanduser(place))
 
     def local_workers(self) -> int:
-        """Workers of an embedded cluster on CPUs."""
-        return self.workers or min(os.cpu_count() or 1, 4)
+        """Workers that embed on one machine: as many as are set, else one a GPU, or up to four on CPUs."""
+        if self.workers:
+            return self.workers
+        return max(1, gpu_count()) if resolve_device(self.device) == "cuda" else min(os.cpu_count() or 1, 4)
 
     def threads_per_worker(self) -> int:
-        """Threads that one worker decodes with."""
+        """Threads that one worker decodes with: its share of the cores."""
         return max(1, (os.cpu_count() or 1) // self.local_workers())
 
 
@@ -91,12 +94,12 @@ def load_settings(**given: Any) -> Settings:
 def resolve_device(device: str) -> Literal["cpu", "cuda"]:
     """The device that "auto" stands for: a GPU where there is one."""
     if device == "auto":
-        return "cuda" if _gpus() else "cpu"
+        return "cuda" if gpu_count() else "cpu"
     return "cuda" if device == "cuda" else "cpu"
 
 
 @lru_cache(maxsize=1)
-def _gpus() -> int:
+def gpu_count() -> int:
     """How many GPUs the driver offers. Nobody else is asked: GPU packages import without one, torch takes seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

@@ -3,11 +3,11 @@
 It makes the same artifacts in the same places as the Dagster graph, so either can go on where the other stopped.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from image_curation.audit import (
     Finding,
@@ -19,7 +19,7 @@ from image_curation.audit import (
     vectors_have_samples,
     vectors_have_unit_norm,
 )
-from image_curation.cluster import Cluster
+from image_curation.cluster import Cluster, Stage
 from image_curation.ledger import Ledger
 from image_curation.project import Project
 from image_curation.release.manifest import Manifest
@@ -33,8 +33,8 @@ from image_curation.steps.scores import build_scores
 from image_curation.steps.selection import build_selection
 from image_curation.steps.shard_index import build_shard_index
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with the step, how much of it is done, and how much there is."""
+OnProgress = Callable[[str, int, int, int], None]
+"""Called with the step, how much of it is done, how much there is, and how many samples were made anew in it."""
 
 AUDITS = (shards_are_readable, vectors_have_samples, vectors_have_unit_norm, ledger_adds_up, release_equals_selection)
 
@@ -62,13 +62,8 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
         CurationError: whatever stopped all shards, or a step over all of them.
     """
     tars, ignored = discover(project.settings.source)
-    tars = largest_first(tars)
-    run = _ShardRun(cluster, on_progress, [tar.key for tar in tars])
-    run.step("shard_index", partial(build_shard_index, project), tars)
-    run.step("embeddings", partial(build_embeddings, project))
-    run.step("aesthetic_scores", partial(build_scores, project, "aesthetic"))
-    run.step("nsfw_scores", partial(build_scores, project, "nsfw"))
-    shards = sorted(run.shards)
+    failed = take_through(shard_stages(project), largest_first(tars), cluster, on_progress)
+    shards = [tar.key for tar in tars if tar.key not in failed]
     with _whole("duplicate_groups", on_progress):
         build_duplicate_groups(project, shards)
     with _whole("selection", on_progress):
@@ -79,36 +74,60 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
     with _whole("curation_report", on_progress):
         build_curation_report(project, shards)
     findings = {audit.__name__: audit(project, shards) for audit in AUDITS}
-    return Curated(ledger, manifest, findings, run.failed, ignored, null_score_reasons(project, shards))
+    return Curated(ledger, manifest, findings, failed, ignored, null_score_reasons(project, shards))
 
 
-class _ShardRun:
-    """Takes shards through steps, leaving behind those that fail."""
+def shard_stages(project: Project) -> list[Stage]:
+    """What is made of each tar by itself."""
+    return [
+        Stage("shard_index", partial(build_shard_index, project)),
+        Stage("embeddings", partial(_by_key, partial(build_embeddings, project)), "gpu"),
+        Stage("aesthetic_scores", partial(_by_key, partial(build_scores, project, "aesthetic"))),
+        Stage("nsfw_scores", partial(_by_key, partial(build_scores, project, "nsfw"))),
+    ]
 
-    def __init__(self, cluster: Cluster, on_progress: OnProgress, shards: Sequence[str]) -> None:
-        self.shards = list(shards)
-        self.failed: dict[str, str] = {}
-        self._cluster, self._on_progress = cluster, on_progress
 
-    def step(self, name: str, function: Callable[[Any], Outcome], items: Sequence[Shard | str] | None = None) -> None:
-        """Run one step on all shards that are still there."""
-        items = list(self.shards) if items is None else items  # a copy: shards that fail are removed on the way
-        errors: list[Exception] = []
-        self._on_progress(name, 0, len(items))
-        for n, done in enumerate(self._cluster.map(function, items), 1):
-            if done.error is not None:
-                key = done.item.key if isinstance(done.item, Shard) else done.item
-                self.failed[key] = f"{name}: {done.error}"
-                self.shards.remove(key)
-                errors.append(done.error)
-            self._on_progress(name, n, len(items))
-        if errors and not self.shards:
-            raise errors[0]
+def _by_key(step: Callable[[str], Outcome], shard: Shard) -> Outcome:
+    return step(shard.key)
+
+
+def take_through(
+    stages: Sequence[Stage], shards: Sequence[Shard], cluster: Cluster, on_progress: OnProgress
+) -> dict[str, str]:
+    """Take shards through stages, leaving behind those that fail. Returns the keys of these, each with stage and error.
+
+    Raises:
+        Exception: no shard came through; the first error.
+    """
+    failed: dict[str, str] = {}
+    first_error: Exception | None = None
+    done, to_do, made = Counter[str](), {stage.name: len(shards) for stage in stages}, Counter[str]()
+
+    def tell(stage: str) -> None:
+        on_progress(stage, done[stage], to_do[stage], made[stage])
+
+    names = list(to_do)
+    for name in names:
+        tell(name)
+    for one in cluster.run(stages, shards):
+        done[one.stage] += 1
+        if one.error is None:
+            made[one.stage] += 0 if one.result.reused else one.result.artifact.rows
+        else:
+            first_error = first_error or one.error
+            failed[one.item.key] = f"{one.stage}: {one.error}"
+            for later in names[names.index(one.stage) + 1 :]:
+                to_do[later] -= 1
+                tell(later)
+        tell(one.stage)
+    if first_error and len(failed) == len(shards):
+        raise first_error
+    return failed
 
 
 @contextmanager
 def _whole(name: str, on_progress: OnProgress) -> Iterator[None]:
     """Progress of a step that is one piece of work."""
-    on_progress(name, 0, 1)
+    on_progress(name, 0, 1, 0)
     yield
-    on_progress(name, 1, 1)
+    on_progress(name, 1, 1, 0)

@@ -1,13 +1,13 @@
 """The `cluster` resource: where heavy steps run, an embedded Dask cluster by default, kept for the whole run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 
-from image_curation.cluster import Cluster, Done, open_cluster
+from image_curation.cluster import Cluster, Done, Stage, open_cluster
 from resources.curation import Curation
 
 
@@ -24,8 +24,8 @@ class DaskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         with self._stack:
             yield self
 
-    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done]:
-        """Run `function` over `items` on the cluster, and yield each as soon as it is done."""
+    def run(self, stages: Sequence[Stage], items: Sequence[Any]) -> Iterator[Done]:
+        """Take `items` through `stages` on the cluster; see `image_curation.cluster.Cluster.run`."""
         if self._cluster is None:
             self._cluster = self._stack.enter_context(open_cluster(self.curation.settings()))
-        return self._cluster.map(function, items)
+        return self._cluster.run(stages, items)

@@ -1,5 +1,6 @@
 """`image-curation curate SOURCE DEST`: the whole job, with a progress bar a step and the ledger at the end."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def curate(
     heads: Annotated[str | None, typer.Option(help="folder with the LAION score heads' files")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     cluster: Annotated[str | None, typer.Option(help="auto, inline, local, cuda, or tcp://scheduler:port")] = None,
-    workers: Annotated[int | None, typer.Option(help="workers of a local cluster")] = None,
+    workers: Annotated[int | None, typer.Option(help="local workers that embed: GPUs, or processes on CPUs")] = None,
 ) -> None:
     """Curate the shards of SOURCE into DEST: decode, embed, score, deduplicate, select, release.
 
@@ -64,19 +65,34 @@ def curate(
 
 
 class _Bars(Progress):
-    """One bar a step, made when the step begins."""
+    """One bar a step, made when the step begins, with the samples that it makes a second."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
         super().__init__(*columns, console=console)
         self._steps: dict[str, TaskID] = {}
+        self._first: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> "_Bars":
         super().__enter__()
         return self
 
-    def update(self, step: str, done: int, total: int) -> None:  # type: ignore[override]
+    def update(self, step: str, done: int, total: int, samples: int) -> None:  # type: ignore[override]
         """Show how much of a step is done."""
         if step not in self._steps:
-            self._steps[step] = self.add_task(step, total=total)
-        super().update(self._steps[step], completed=done, total=total)
+            self._steps[step] = self.add_task(step, total=total, rate="")
+        super().update(self._steps[step], completed=done, total=total, rate=self._rate(step, samples))
+
+    def _rate(self, step: str, samples: int) -> str:
+        """Samples a second since the first shard was made: what came before it was the loading of the model."""
+        if not samples:
+            return ""
+        now = time.monotonic()
+        begin, before = self._first.setdefault(step, (now, samples))
+        return f"{(samples - before) / (now - begin):,.0f}/s" if samples > before else ""

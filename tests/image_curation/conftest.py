@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 from image_curation.artifacts import read_table
 from image_curation.cluster import open_cluster
 from image_curation.config import load_settings
-from image_curation.curate import Curated, curate
+from image_curation.curate import Curated, OnProgress, curate
 from image_curation.demo.shards import DemoSample, make_demo_shards
 from image_curation.project import Project
 
@@ -72,9 +72,7 @@ class Workshop:
         return Project.load(load_settings(source=str(source), root=str(root), **given))
 
     @staticmethod
-    def run(
-        project: Project, report: bool = False, on_progress: Callable[[str, int, int], None] = lambda *_: None
-    ) -> Curated:
+    def run(project: Project, report: bool = False, on_progress: OnProgress = lambda *_: None) -> Curated:
         """Curate. Drawing the report takes longer than all the rest, so it is left out unless asked for."""
         with open_cluster(project.settings) as cluster, pytest.MonkeyPatch.context() as patch:
             if not report:

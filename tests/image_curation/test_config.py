@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image_curation.config import Settings, load_settings, resolve_device
+from image_curation.config import Settings, gpu_count, load_settings, resolve_device
 from image_curation.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def test_arguments_and_defaults():
     settings = load_settings(source="/raw", root="/curated", workers=None, encoder="clip-vit-b-32")
     assert (settings.source, settings.root, settings.encoder) == ("/raw", "/curated", "clip-vit-b-32")
     assert (settings.policy, settings.weights, settings.workers) == (None, None, None)
-    assert (settings.device, settings.cluster, settings.batch_size) == ("auto", "auto", 64)
+    assert (settings.device, settings.cluster) == ("auto", "auto")
     assert load_settings(source="/raw", root="/curated").encoder == "embedded"
 
 
@@ -28,11 +28,11 @@ def test_variables_stand_in_for_arguments_and_arguments_go_first(monkeypatch):
     monkeypatch.setenv("IMAGE_CURATION_SOURCE", "s3://bucket/raw")
     monkeypatch.setenv("IMAGE_CURATION_ROOT", "s3://bucket/curated")
     monkeypatch.setenv("IMAGE_CURATION_WORKERS", "3")
-    monkeypatch.setenv("IMAGE_CURATION_BATCH_SIZE", "16")
-    settings = load_settings(root="/elsewhere", batch_size=8)
+    monkeypatch.setenv("IMAGE_CURATION_DEVICE", "cuda")
+    settings = load_settings(root="/elsewhere", device="cpu")
     assert settings.source == "s3://bucket/raw"
     assert settings.root == "/elsewhere"
-    assert (settings.workers, settings.batch_size) == (3, 8)
+    assert (settings.workers, settings.device) == (3, "cpu")
 
 
 def test_nested_variables_change_one_field_of_a_section(monkeypatch):
@@ -109,20 +109,27 @@ def test_settings_travel_to_workers_and_serve_as_keys():
 
 
 def test_cores_are_shared_among_workers(monkeypatch):
-    for cores, workers, expected in ((8, None, (4, 2)), (8, 3, (3, 2)), (2, 4, (4, 1)), (1, None, (1, 1))):
+    for gpus, cores, workers, expected in (
+        (0, 8, None, (4, 2)),
+        (0, 8, 3, (3, 2)),
+        (0, 2, 4, (4, 1)),
+        (0, 1, None, (1, 1)),
+        (1, 16, None, (1, 16)),
+        (8, 128, None, (8, 16)),
+        (8, 128, 2, (2, 64)),
+    ):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("image_curation.config.gpu_count", lambda gpus=gpus: gpus)
         settings = Settings(source="/a", root="/b", workers=workers)
         assert (settings.local_workers(), settings.threads_per_worker()) == expected
 
 
 def test_device(monkeypatch):
     for gpus, expected in ((0, "cpu"), (2, "cuda")):
-        monkeypatch.setattr("image_curation.config._gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setattr("image_curation.config.gpu_count", lambda gpus=gpus: gpus)
         assert resolve_device("auto") == expected
         assert (resolve_device("cpu"), resolve_device("cuda")) == ("cpu", "cuda")
 
 
 def test_gpus_are_counted_by_the_driver_alone():
-    from image_curation.config import _gpus
-
-    assert (_gpus() > 0) == Path("/dev/nvidiactl").exists()
+    assert (gpu_count() > 0) == Path("/dev/nvidiactl").exists()

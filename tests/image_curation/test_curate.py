@@ -19,6 +19,7 @@ from image_curation.errors import ConfigError, ReleaseError, ShardError, Storage
 from image_curation.project import Project
 from image_curation.release.verify import verify_release
 
+PER_SHARD = ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores")
 MODEL_FREE = ("selection/", "release/")  # what a policy may change; not the memory of the last settings
 
 
@@ -101,11 +102,21 @@ def test_release_holds_original_bytes_and_sidecars(raw, tmp_path, workshop, shar
 def test_progress_is_told_step_by_step(raw, tmp_path, workshop):
     told = []
     workshop.run(workshop.project(raw, tmp_path / "out"), on_progress=lambda *step: told.append(step))
-    for step in ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores"):
-        assert [item for item in told if item[0] == step] == [(step, done, 3) for done in range(4)]
+    assert told[:4] == [(step, 0, 3, 0) for step in PER_SHARD]
+    made = (0, 4, 8, 11)  # by a/a, b and c: the largest first
+    for step in PER_SHARD:
+        assert [item for item in told if item[0] == step] == [(step, n, 3, made[n]) for n in range(4)]
     for step in ("duplicate_groups", "selection", "curated_shards", "curation_report"):
-        assert [item for item in told if item[0] == step] == [(step, 0, 1), (step, 1, 1)]
+        assert [item for item in told if item[0] == step] == [(step, 0, 1, 0), (step, 1, 1, 0)]
     assert len(told) == 4 * 4 + 4 * 2
+
+    told.clear()
+    (raw / "a" / "a.tar").unlink()
+    (raw / "a" / "a.tar").symlink_to(tmp_path / "gone.tar")
+    workshop.run(workshop.project(raw, tmp_path / "out"), on_progress=lambda *step: told.append(step))
+    last = {step: [item for item in told if item[0] == step][-1] for step in PER_SHARD}
+    assert last.pop("shard_index") == ("shard_index", 3, 3, 0)
+    assert list(last.values()) == [(step, 2, 2, 0) for step in PER_SHARD[1:]]  # nothing was made anew, one never came
 
 
 def forbid_models(monkeypatch) -> None:
@@ -331,14 +342,25 @@ def test_files_that_look_like_shards_are_named(raw, tmp_path, workshop):
 
 def at(step: str, act):
     """A progress callback that acts once, as `step` begins."""
-    return lambda name, done, total: act() if (name, done) == (step, 0) else None
+    return lambda name, done, *_: act() if (name, done) == (step, 0) else None
+
+
+def when_indexed(project, shard: str, act):
+    """A progress callback that acts once, as a shard has been indexed and not yet embedded."""
+    acts = iter([act])
+
+    def on_progress(step: str, *_: int) -> None:
+        if Path(project.index_url(shard)).exists():
+            next(acts, lambda: None)()
+
+    return on_progress
 
 
 @pytest.mark.parametrize("name", ["b", "a/a", "c"])  # the largest first: whether another shard comes after it or not
 def test_tar_that_vanishes_on_the_way_costs_itself_and_is_mended_by_a_second_run(raw, tmp_path, workshop, name):
     path, away = raw / f"{name}.tar", tmp_path / "away.tar"
     project = workshop.project(raw, tmp_path / "out")
-    result = workshop.run(project, on_progress=at("embeddings", lambda: path.rename(away)))
+    result = workshop.run(project, on_progress=when_indexed(project, name, lambda: path.rename(away)))
     assert list(result.failed_shards) == [name]
     assert result.failed_shards[name].startswith("embeddings: tar ")
     assert f"{name}.tar" in result.failed_shards[name]
@@ -362,7 +384,7 @@ def test_tar_that_is_overwritten_on_the_way_is_not_embedded_by_its_old_index(raw
             file.write(workshop.tar({"7.jpg": workshop.photo(70)}))
 
     project = workshop.project(raw, tmp_path / "out")
-    result = workshop.run(project, on_progress=at("embeddings", overwrite))
+    result = workshop.run(project, on_progress=when_indexed(project, "b", overwrite))
     assert list(result.failed_shards) == ["b"]
     assert "has changed since it was indexed" in result.failed_shards["b"]
     assert project.selected_shards() == ["a/a", "c"]
@@ -398,7 +420,7 @@ def test_release_from_before_stays_when_a_tar_vanishes_before_the_export(raw, tm
 def test_all_shards_failing_raises_the_first_error(raw, tmp_path, workshop):
     project = workshop.project(raw, tmp_path / "out")
     with pytest.raises(ShardError, match="is no longer there"):
-        workshop.run(project, on_progress=at("embeddings", lambda: shutil.rmtree(raw)))
+        workshop.run(project, on_progress=when_indexed(project, "a/a", lambda: shutil.rmtree(raw)))
 
 
 @pytest.mark.parametrize(

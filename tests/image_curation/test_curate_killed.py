@@ -1,11 +1,13 @@
-"""`image-curation curate`, killed at chosen moments: the same command again ends as if nothing had been."""
+"""A curation that is killed and run again, or loses a worker on its way, ends as if nothing had been."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import distributed
 import pytest
 
 # The command itself, in a process that kills itself just before or after a file takes its place. The moment is a part
@@ -70,3 +72,39 @@ def test_killed_at_several_moments_and_run_again_ends_like_an_undisturbed_run(tm
     found = workshop.hashes(root)
     assert {name: value for name, value in found.items() if "/.writing-" not in name} == expected
     assert not list((root / "release").rglob(".writing-*"))
+
+
+@pytest.mark.timeout(900)
+def test_worker_killed_while_it_embeds_a_shard_costs_nothing(shared_data, tmp_path, workshop):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("00000", "00001", "00002", "00003"):
+        (raw / f"{name}.tar").symlink_to(shared_data / "photos" / f"{name}.tar")
+    undisturbed = workshop.run(workshop.project(raw, tmp_path / "undisturbed"))
+
+    told = []
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+
+        def on_progress(step: str, done: int, total: int, samples: int) -> None:
+            told.append((step, done, total))
+            if told[-1] == ("embeddings", 1, 4):
+                kill_worker_at("embeddings", cluster.scheduler_address)
+
+        project = workshop.project(raw, tmp_path / "disturbed", cluster=cluster.scheduler_address)
+        result = workshop.run(project, on_progress=on_progress)
+
+    assert [item for item in told if item[0] == "embeddings"] == [("embeddings", n, 4) for n in range(5)]
+    assert result.failed_shards == {}
+    assert result.ledger == undisturbed.ledger
+    assert result.ledger.read > 200
+    assert workshop.hashes(tmp_path / "disturbed", "image-curation.json") == workshop.hashes(
+        tmp_path / "undisturbed", "image-curation.json"
+    )
+
+
+def kill_worker_at(stage: str, scheduler: str) -> None:
+    """Kill a worker of a cluster on this machine that is at this stage; there must be one."""
+    with distributed.Client(scheduler, set_as_default=False) as client:
+        processes = client.run(os.getpid)
+        at_work = [worker for worker, keys in client.processing().items() if any(key.startswith(stage) for key in keys)]
+        os.kill(processes[at_work[0]], signal.SIGKILL)

@@ -80,5 +80,5 @@ def test_policy_is_read_anew_for_each_project(tmp_path):
 
 
 def test_unknown_encoder_lists_what_is_allowed():
-    with pytest.raises(ConfigError, match="clip-vit-l-14, clip-vit-b-32, embedded, "):
+    with pytest.raises(ConfigError, match="clip-vit-l-14, clip-vit-l-14-fp8, clip-vit-b-32, "):
         Curation(source="/data/raw", root="/data/out", encoder="clip").project()

@@ -9,6 +9,7 @@ import distributed
 import pytest
 
 import resources.cluster
+from image_curation.cluster import Stage
 from image_curation.errors import ClusterError
 from resources.cluster import DaskResource
 from resources.curation import Curation
@@ -22,6 +23,9 @@ def square(n: int) -> int:
 
 def process(_: int) -> int:
     return os.getpid()
+
+
+SQUARE, PROCESS = [Stage("square", square)], [Stage("process", process)]
 
 
 class Watched:
@@ -74,8 +78,8 @@ def test_run_that_needs_no_cluster_opens_none(watched):
 def test_steps_share_one_cluster_which_closes_with_the_run(watched, monkeypatch):
     monkeypatch.setenv("IMAGE_CURATION_CLUSTER", "inline")
     with opened(dask_resource()) as cluster:
-        assert [done.result for done in cluster.map(square, [1, 2])] == [1, 4]
-        assert [done.result for done in cluster.map(square, [4])] == [16]
+        assert [done.result for done in cluster.run(SQUARE, [1, 2])] == [1, 4]
+        assert [done.result for done in cluster.run(SQUARE, [4])] == [16]
         assert watched.events == ["open inline"]
     assert watched.events == ["open inline", "close"]
 
@@ -89,7 +93,7 @@ def test_cluster_closes_when_the_run_fails(watched, monkeypatch):
 
 def cancelled_run():
     with opened(dask_resource()) as cluster:
-        list(cluster.map(square, [1]))
+        list(cluster.run(SQUARE, [1]))
         raise RuntimeError("cancelled")
 
 
@@ -98,7 +102,7 @@ def test_second_run_opens_a_cluster_of_its_own(watched, monkeypatch):
     resource = dask_resource()
     for _ in range(2):
         with opened(resource) as cluster:
-            assert [done.result for done in cluster.map(square, [5])] == [25]
+            assert [done.result for done in cluster.run(SQUARE, [5])] == [25]
     assert watched.events == ["open inline", "close", "open inline", "close"]
 
 
@@ -106,10 +110,10 @@ def test_local_workers_are_other_processes_and_an_error_costs_its_item(watched, 
     monkeypatch.setenv("IMAGE_CURATION_CLUSTER", "local")
     monkeypatch.setenv("IMAGE_CURATION_WORKERS", "1")
     with opened(dask_resource()) as cluster:
-        (found,) = cluster.map(process, [0])
+        (found,) = cluster.run(PROCESS, [0])
         assert found.result != os.getpid()
-        done = {one.item: one for one in cluster.map(square, [1, 2, 3])}
-        client = watched.clusters[0]._client
+        done = {one.item: one for one in cluster.run(SQUARE, [1, 2, 3])}
+        client = watched.clusters[0].client
         assert client.status == "running"
     assert {item: one.result for item, one in done.items()} == {1: 1, 2: 4, 3: None}
     assert str(done[3].error) == "three is refused"
@@ -122,7 +126,7 @@ def test_scheduler_that_does_not_answer_is_named_with_the_variable(watched, monk
     monkeypatch.setenv("IMAGE_CURATION_CLUSTER", "tcp://127.0.0.1:1")
     monkeypatch.setattr(distributed, "Client", impatient(distributed.Client))
     with opened(dask_resource()) as cluster, pytest.raises(ClusterError) as caught:
-        list(cluster.map(square, [1]))
+        list(cluster.run(SQUARE, [1]))
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in str(caught.value)
     assert "IMAGE_CURATION_CLUSTER" in str(caught.value)
 

@@ -104,7 +104,7 @@ def test_fetch_without_a_network_says_what_to_do(command):
 def test_fetch_of_an_unknown_encoder_lists_what_is_allowed(cli):
     ran = cli("fetch", "clip")
     assert ran.code == 1
-    assert "Allowed: clip-vit-l-14, clip-vit-b-32, embedded, " in ran.err
+    assert "Allowed: clip-vit-l-14, clip-vit-l-14-fp8, clip-vit-b-32, " in ran.err
 
 
 def test_errors_of_our_own_making_are_sentences_but_a_bug_is_not_hidden(cli, monkeypatch):
