@@ -1,4 +1,4 @@
-"""Make shards to measure on: JPEGs of about 500 px and 100 KB, each another cut of a real photo, with a caption and JSON.
+"""Make shards to measure on: JPEGs of 512 x 384 and 84 kB, each a cut of its own of a real photo, with text and JSON.
 
     python benchmarks/make_shards.py PHOTOS OUT --images 20000 [--per-shard 1000] [--corrupt 0.01]
 
