@@ -23,8 +23,8 @@ from image_curation.shards.header import Header
 class CudaPreparer:
     """Prepares images on one GPU. See `picture.Preparer`.
 
-    All that torch does here is on a stream of its own, and nothing waits for another stream: an encoder may be at work
-    beside it. The crops are complete when `prepare` returns, for any stream.
+    All that torch does here is on a stream of its own, of high priority: an encoder may be at work beside it. The crops
+    are complete when `prepare` returns, for any stream.
 
     Args:
         size: side of the crops.

@@ -36,11 +36,16 @@ class Normalised:
         self._gain = 1 / (255 * torch.tensor(std, device=device))
         self._offset = -torch.tensor(mean, device=device) / torch.tensor(std, device=device)
 
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, s, s, 3] -> float32 [n, 3, s, s], in memory as it was."""
+        if self._gain.shape != pixels.shape[1:]:  # one pixel as yet; torch is four times faster with a whole image
+            self._gain, self._offset = (
+                channels.expand(pixels.shape[1:]).contiguous() for channels in (self._gain, self._offset)
+            )
+        return torch.addcmul(self._offset, pixels, self._gain).permute(0, 3, 1, 2)
+
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        size = pixels.shape[1:]  # whole images, since torch is four times slower where it has to repeat the channels
-        gain, offset = (channels.expand(size).contiguous() for channels in (self._gain, self._offset))
-        planes = torch.addcmul(offset, pixels, gain).permute(0, 3, 1, 2)
-        features = self.model(planes.to(self._dtype))
+        features = self.model(self.normalise(pixels).to(self._dtype))
         if isinstance(features, tuple):  # open_clip's CoCa also gives its tokens
             features = features[0]
         rows: torch.Tensor = features.float()
@@ -99,10 +104,17 @@ class CudaQueue:
 
 
 def is_fusable(model: torch.nn.Module, device: torch.device) -> bool:
-    """Whether `fused_vit.FusedVit` can run this model on this GPU. Says so where only Triton is missing."""
+    """Whether `fused_vit.FusedVit` can run this model on this GPU. Says so where only the tools for it are missing."""
     try:
-        from image_curation.encoders.fused_vit import is_supported
-    except ImportError as error:
-        logger.warning("%s: encoders run on the GPU without fused kernels, at two thirds of the speed.", error)
+        from image_curation.encoders import fused_vit
+
+        if not fused_vit.is_supported(model, device):
+            return False
+        fused_vit.try_a_kernel(device)
+    except Exception as error:  # noqa: BLE001 - Triton needs a C compiler and headers; each lack has its own error
+        logger.warning(
+            "Kernels in Triton do not run here, so the encoder has two thirds of its speed. Triton needs a C compiler "
+            "and Python's headers: %s: %s", type(error).__name__, error
+        )  # fmt: skip
         return False
-    return is_supported(model, device)
+    return True

@@ -65,7 +65,9 @@ def test_margin_that_leaves_no_threshold(tmp_path):
 
 
 def test_unknown_encoder(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no encoder 'clip'. Allowed: clip-vit-l-14, clip-vit-l-14-fp8, clip-vit-b"):
+    with pytest.raises(
+        ConfigError, match=r"there is no encoder 'clip'. Allowed: clip-vit-l-14, clip-vit-l-14-fp8, clip-vit-b"
+    ):
         project(tmp_path, encoder="clip")
 
 

@@ -160,7 +160,9 @@ def test_policy_file_that_is_not_there(cli, source, tmp_path):
 
 def test_unknown_encoder(cli, source, tmp_path):
     ran = cli("curate", source, tmp_path / "curated", "--encoder", "clp")
-    refused(ran, "error ConfigError: there is no encoder 'clp'. Allowed: clip-vit-l-14, clip-vit-l-14-fp8, clip-vit-b-32, ")
+    refused(
+        ran, "error ConfigError: there is no encoder 'clp'. Allowed: clip-vit-l-14, clip-vit-l-14-fp8, clip-vit-b-32, "
+    )
 
 
 def test_wrong_setting_names_its_variable(cli, source, tmp_path):
