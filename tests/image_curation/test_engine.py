@@ -116,8 +116,19 @@ def make_engine():
     assert engine_threads() == []
 
 
+_before: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def before():
+    """The threads that were there before a test: other tests leave an engine for their whole process."""
+    _before.clear()
+    _before.update(threading.enumerate())
+
+
 def engine_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("engine")]
+    started = set(threading.enumerate()) - _before
+    return [thread.name for thread in started if thread.name.startswith("engine")]
 
 
 @pytest.fixture
