@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 
 from image_curation.decode.jpeg import check_cmyk, decode_plain, is_cmyk, is_plain, jpeg_reduction
@@ -38,6 +39,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 from nvidia import nvimgcodec  # type: ignore[attr-defined]  # it reads its verbosity while it is imported
 
 _T = TypeVar("_T")
+_KEPT_BYTES = 1 << 24  # for decoded pixels, by each thread
 _LISTED_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
 PARAMS = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
 
@@ -67,8 +69,8 @@ class CpuCodec:
     ) -> list[_T | ImageError]:
         """What `then` makes of each image's position and picture, or why there is no picture; in order.
 
-        `then` runs on the thread that decoded the image, while its pixels are in the processor's cache; after it they
-        are let go.
+        `then` runs on the thread that decoded the image, while its pixels are in the processor's cache. After it, they
+        may be written over: memory that is used again is worth a fifth of a photo's decoding.
         """
         first = self._pool.map(partial(self._first_chance, then), range(len(images)), images, headers)
         outcomes: list[_T | ImageError | _Refused] = list(first)
@@ -87,6 +89,16 @@ class CpuCodec:
         reduced = header.format == "JPEG" and is_plain(image)
         reduction = self._reduction(header) if reduced else 1
         return 3 * header.width * header.height // reduction**2
+
+    def _room(self, header: Header, reduction: int) -> npt.NDArray[np.uint8] | None:
+        """The thread's own memory for decoded pixels; None where they need more than is worth keeping."""
+        size_bytes = 3 * -(-header.width // reduction) * -(-header.height // reduction)
+        if size_bytes > _KEPT_BYTES:
+            return None
+        if not hasattr(self._local, "room") or len(self._local.room) < size_bytes:
+            self._local.room = np.empty(size_bytes, np.uint8)
+        room: npt.NDArray[np.uint8] = self._local.room
+        return room
 
     def _reduction(self, header: Header) -> int:
         return jpeg_reduction(header.width, header.height, self._short_side)
@@ -121,7 +133,7 @@ class CpuCodec:
         try:
             if is_plain(data):
                 reduction = self._reduction(header)
-                pixels = decode_plain(data, header, reduction, strict=True)
+                pixels = decode_plain(data, header, reduction, strict=True, into=self._room(header, reduction))
                 return picture_of(pixels, header, reduction, "simplejpeg", damaged=False), False
             if is_cmyk(data):
                 check_cmyk(data, header)

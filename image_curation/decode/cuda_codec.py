@@ -87,9 +87,7 @@ class CudaCodec:
         self, images: Sequence[bytes], headers: Sequence[Header], chosen: Sequence[int]
     ) -> dict[int, Picture | ImageError]:
         """The outcome, by position, of each chosen image; numpy pixels."""
-        outcomes = self._host.decode(
-            [images[i] for i in chosen], [headers[i] for i in chosen], lambda _, picture: picture
-        )
+        outcomes = self._host.decode([images[i] for i in chosen], [headers[i] for i in chosen], _kept)
         return dict(zip(chosen, outcomes, strict=True))
 
     def _uploaded(self, outcomes: dict[int, Picture | ImageError]) -> dict[int, Picture | ImageError]:
@@ -99,6 +97,11 @@ class CudaCodec:
         if isinstance(outcome, ImageError):
             return outcome
         return replace(outcome, pixels=torch.from_numpy(outcome.pixels).to(self._device))
+
+
+def _kept(_: int, picture: Picture) -> Picture:
+    """The picture with pixels of its own."""
+    return replace(picture, pixels=picture.pixels.copy())
 
 
 def _pixels(image: nvimgcodec.Image, header: Header) -> Any:

@@ -41,13 +41,17 @@ def jpeg_reduction(width: int, height: int, short_side: int) -> int:
     return next((r for r in _REDUCTIONS if -(-shorter // r) >= short_side), 1)
 
 
-def decode_plain(jpeg: bytes, header: Header, reduction: int, strict: bool) -> npt.NDArray[np.uint8]:
+def decode_plain(
+    jpeg: bytes, header: Header, reduction: int, strict: bool, into: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode to uint8 RGB [ceil(height / reduction), ceil(width / reduction), 3], as stored.
+
+    With `into`, uint8 [m] of at least that size, the pixels lie there.
 
     Raises:
         ValueError: it cannot be decoded, or it is `strict` and libjpeg has a warning.
     """
-    return _decode(jpeg, header, reduction, "RGB", strict)
+    return _decode(jpeg, header, reduction, "RGB", strict, into)
 
 
 def check_cmyk(jpeg: bytes, header: Header) -> None:
@@ -63,7 +67,14 @@ def _colours(jpeg: bytes) -> str | None:
         return None
 
 
-def _decode(jpeg: bytes, header: Header, reduction: int, colours: str, strict: bool) -> npt.NDArray[np.uint8]:
+def _decode(
+    jpeg: bytes,
+    header: Header,
+    reduction: int,
+    colours: str,
+    strict: bool,
+    into: npt.NDArray[np.uint8] | None = None,
+) -> npt.NDArray[np.uint8]:
     pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
         jpeg,
         colours,
@@ -71,5 +82,6 @@ def _decode(jpeg: bytes, header: Header, reduction: int, colours: str, strict: b
         min_width=-(-header.width // reduction),
         min_factor=reduction,
         strict=strict,
+        buffer=into,
     )
     return pixels

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from image_curation.decode.codec import CpuCodec
-from image_curation.decode.cuda_codec import CudaCodec
+from image_curation.decode.cuda_codec import CudaCodec, _kept
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.decode.measures import measure
 from image_curation.decode.picture import Picture
@@ -93,7 +93,7 @@ def test_dalis_crops_are_those_of_the_host(photos, decoder):
     images = [*photos[::6], *strips]
     with ThreadPoolExecutor(2) as pool:
         headers = [read_header(image) for image in images]
-        pictures = CpuCodec(pool, 448).decode(images, headers, lambda _, picture: picture)
+        pictures = CpuCodec(pool, 448).decode(images, headers, _kept)
     assert {picture.reduction for picture in pictures} == {1, 2}
     pipeline = PixelPipeline(224, len(images), 1, None)
     crops, _ = pipeline.run([picture.pixels for picture in pictures], pictures)
