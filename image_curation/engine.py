@@ -27,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from image_curation import storage
+from image_curation.decode.picture import joined_pixels
 from image_curation.embedding import EmbeddingRows
 from image_curation.errors import ShardError
 from image_curation.shards.header import Header
@@ -258,7 +259,7 @@ class _Stages:
             self._count(encode_s=time.perf_counter() - start, images=images)
 
     def _encode_parts(self, parts: Sequence[_Part]) -> None:
-        vectors = self._encoder.encode(_joined([part.pixels for part in parts]))
+        vectors = self._encoder.encode(joined_pixels([part.pixels for part in parts]))
         start = 0
         for part in parts:
             end = start + len(part.positions)
@@ -345,15 +346,3 @@ def _images(batch: _Batch) -> list[bytes]:
                 f"{len(image)}. Materialize `shard_index` for it again, then `embeddings`."
             )
     return images
-
-
-def _joined(pixels: Sequence["Pixels"]) -> "Pixels":
-    """Arrays [m, size, size, 3] of one kind as one."""
-    first = pixels[0]
-    if len(pixels) == 1:
-        return first
-    if isinstance(first, np.ndarray):
-        return np.concatenate(pixels)
-    import torch
-
-    return torch.cat([torch.as_tensor(part) for part in pixels])

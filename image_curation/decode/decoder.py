@@ -13,7 +13,7 @@ import numpy.typing as npt
 from image_curation.decode.limits import DecodeLimits
 from image_curation.decode.measures import joined
 from image_curation.decode.orientation import Pixels
-from image_curation.decode.picture import ImageFacts, Prepared, Preparer
+from image_curation.decode.picture import ImageFacts, Prepared, Preparer, joined_pixels
 from image_curation.errors import ConfigError, ImageError
 from image_curation.shards.header import Header, check_limits, read_header
 
@@ -104,7 +104,7 @@ class ImageDecoder:
                     facts[row] = outcome
             parts.append(part)
         return Decoded(
-            pixels=_joined_pixels([part.pixels for part in parts]),
+            pixels=joined_pixels([part.pixels for part in parts]),
             rows=np.array(list(facts), dtype=np.int64),
             facts=list(facts.values()),
             measures=joined([part.measures for part in parts]),
@@ -150,16 +150,6 @@ def _preparer(size: int, device_id: int | None, threads: int, batch_size: int) -
     from image_curation.decode.cuda import CudaPreparer  # loads DALI, which takes seconds
 
     return CudaPreparer(size, short_side, device_id, threads, batch_size)
-
-
-def _joined_pixels(parts: Sequence[Pixels]) -> Pixels:
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    import torch
-
-    return torch.cat([torch.as_tensor(part) for part in parts])
 
 
 def _device_id(device: str) -> int | None:

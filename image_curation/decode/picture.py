@@ -76,3 +76,14 @@ class Preparer(Protocol):
 
     def close(self) -> None:
         """Stop the threads."""
+
+
+def joined_pixels(parts: Sequence[Pixels]) -> Pixels:
+    """Arrays [m, side, side, 3] of one kind, one at least, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat([torch.as_tensor(part) for part in parts])

@@ -116,7 +116,6 @@ class _Buffers:
         self.tokens = tokens
         self.x, self.mixed = matrix(width), matrix(width)
         self.qkv, self.hidden = matrix(3 * width), matrix(hidden)
-        self.statistics = torch.empty((2, batch * tokens), device=device)
         if dtype == "fp8":
             self.normed_fp8, self.hidden_fp8 = matrix(width, torch.float8_e4m3fn), matrix(hidden, torch.float8_e4m3fn)
             self.scales = torch.empty(batch * tokens, device=device)
