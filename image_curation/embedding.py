@@ -9,7 +9,7 @@ import pyarrow as pa
 if TYPE_CHECKING:  # DALI is loaded by those who bring it
     from image_curation.decode.decoder import Decoded
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 INDEX_COLUMNS = (
     "shard", "key", "status", "error", "image_offset", "image_size", "format", "width", "height", "orientation",

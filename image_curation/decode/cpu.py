@@ -14,7 +14,7 @@ from image_curation.decode.resize import THUMB_SIZE, crop_and_thumb
 from image_curation.errors import ImageError
 from image_curation.shards.header import Header
 
-_MEASURED = 8  # crops that are measured at once: their float copies stay in the processor's cache
+_MEASURED = 2  # crops that are measured at once: their float copies stay in the processor's cache
 
 
 class CpuPreparer:

@@ -1,23 +1,24 @@
-"""Preparing images on a GPU: nvImageCodec decodes them, DALI crops them, torch measures them; the host says what."""
+"""Preparing images on a GPU: nvImageCodec decodes them, kernels crop them, torch measures them; the host says what."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
-from nvidia.dali.tensors import TensorGPU
 
 from image_curation.decode.codec import CpuCodec
 from image_curation.decode.cuda_codec import CudaCodec
 from image_curation.decode.measures import measure
 from image_curation.decode.picture import Picture, Prepared
-from image_curation.decode.pipeline import PixelPipeline
-from image_curation.decode.resize import THUMB_SIZE
+from image_curation.decode.resize import THUMB_SIZE, crop_and_thumb, is_strip
 from image_curation.errors import ImageError
+from image_curation.kernels import triton_runs
 from image_curation.shards.header import Header
+
+if TYPE_CHECKING:
+    from image_curation.decode.pipeline import PixelPipeline
 
 
 class CudaPreparer:
@@ -38,12 +39,12 @@ class CudaPreparer:
 
     def __init__(self, size: int, short_side: int, device_id: int, threads: int, batch_size: int) -> None:
         self._size = size
-        self._device_id = device_id
+        self._device = torch.device("cuda", device_id)
         # Of high priority: its few short kernels go first where an encoder's long ones are waiting.
         self._stream = torch.cuda.Stream(device_id, priority=-1)  # type: ignore[no-untyped-call]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._codec = CudaCodec(device_id, threads, CpuCodec(self._pool, short_side))
-        self._pipeline = PixelPipeline(size, batch_size, threads, device_id)
+        self._dali = None if triton_runs() else _dali_pipeline(size, batch_size, threads, device_id)
 
     def prepare(self, images: Sequence[bytes], headers: Sequence[Header]) -> Prepared:
         """See `picture.Preparer.prepare`."""
@@ -65,16 +66,29 @@ class CudaPreparer:
         self._pool.shutdown()
 
     def _cropped(self, pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Crops and thumbnails, as copies that outlive DALI's buffers."""
-        images = [TensorGPU(picture.pixels, "HWC", self._device_id) for picture in pictures]
-        self._stream.synchronize()  # DALI reads the images in place, on its own stream
-        crops, thumbs = self._pipeline.run(images, pictures, self._stream)
-        return _copy(crops), _copy(thumbs)
+        """Crops and thumbnails of pictures, one at least; strips are resized by the host."""
+        if self._dali is not None:
+            return self._dali.run_on_gpu(pictures, self._stream)
+        from image_curation.decode.cuda_resize import crops_and_thumbs
 
-    def _empty(self, side: int) -> torch.Tensor:
-        return torch.empty((0, side, side, 3), dtype=torch.uint8, device=torch.device("cuda", self._device_id))
+        strips = [i for i, picture in enumerate(pictures) if is_strip(picture.facts.width, picture.facts.height)]
+        if not strips:
+            return crops_and_thumbs(pictures, self._size, self._device)
+        crops, thumbs = (self._empty(side, len(pictures)) for side in (self._size, THUMB_SIZE))
+        photos = sorted(set(range(len(pictures))) - set(strips))
+        if photos:
+            crops[photos], thumbs[photos] = crops_and_thumbs([pictures[i] for i in photos], self._size, self._device)
+        for i in strips:
+            pixels, facts = torch.as_tensor(pictures[i].pixels, device=self._device).cpu().numpy(), pictures[i].facts
+            made = crop_and_thumb(pixels, pictures[i].reduction, (facts.width, facts.height), self._size)
+            crops[i], thumbs[i] = (torch.from_numpy(array.copy()).to(self._device) for array in made)
+        return crops, thumbs
+
+    def _empty(self, side: int, n: int = 0) -> torch.Tensor:
+        return torch.empty((n, side, side, 3), dtype=torch.uint8, device=self._device)
 
 
-def _copy(images: Any) -> torch.Tensor:
-    tensor: torch.Tensor = to_torch_tensor(images, copy=True)  # type: ignore[no-untyped-call]
-    return tensor
+def _dali_pipeline(size: int, batch_size: int, threads: int, device_id: int) -> PixelPipeline:
+    from image_curation.decode.pipeline import PixelPipeline  # loads DALI, which takes seconds
+
+    return PixelPipeline(size, batch_size, threads, device_id)

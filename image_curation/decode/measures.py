@@ -1,9 +1,6 @@
 """Crops and thumbnails -> what is measured of each image without a model, on the device where they lie."""
 
-import logging
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +9,7 @@ from image_curation.decode.luminance import luminance
 from image_curation.decode.orientation import Pixels
 from image_curation.decode.phash import phash
 from image_curation.decode.quality import contrast, exposure, sharpness
-
-if TYPE_CHECKING:
-    import torch
-
-logger = logging.getLogger(__name__)
+from image_curation.kernels import triton_runs
 
 
 def measure(pixels: Pixels, thumbs: Pixels) -> dict[str, npt.NDArray[np.generic]]:
@@ -39,24 +32,11 @@ def measure(pixels: Pixels, thumbs: Pixels) -> dict[str, npt.NDArray[np.generic]
 
 
 def _sharpness(pixels: Pixels) -> npt.NDArray[np.float32]:
-    if not isinstance(pixels, np.ndarray) and pixels.is_cuda and (fused := _fused_sharpness()):
-        return fused(pixels)
-    return sharpness(luminance(pixels))
-
-
-@lru_cache(maxsize=1)
-def _fused_sharpness() -> "Callable[[torch.Tensor], npt.NDArray[np.float32]] | None":
-    """The kernel for GPUs; None where Triton, or the C compiler that it needs, is missing."""
-    import torch
-
-    try:
+    if not isinstance(pixels, np.ndarray) and pixels.is_cuda and triton_runs():
         from image_curation.decode.cuda_sharpness import sharpness as fused
 
-        fused(torch.zeros((1, 8, 8, 3), dtype=torch.uint8, device="cuda"))
-    except Exception as error:  # noqa: BLE001 - each lack has its own error
-        logger.warning("Sharpness is measured without its kernel, at the encoder's cost: %s", error)
-        return None
-    return fused
+        return fused(pixels)
+    return sharpness(luminance(pixels))
 
 
 def joined(parts: Sequence[dict[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[np.generic]]:

@@ -35,8 +35,12 @@ def crop_and_thumb(
         shown_size: (width, height) of the whole image, before any reduction.
         size: side of the crop.
     """
-    is_strip = max(shown_size) >= _STRIP * min(shown_size)
-    return (_of_strip if is_strip else _of_photo)(pixels, reduction, *shown_size, size)
+    return (_of_strip if is_strip(*shown_size) else _of_photo)(pixels, reduction, *shown_size, size)
+
+
+def is_strip(width: int, height: int) -> bool:
+    """Whether an image is so long that it should not be resized as a whole."""
+    return max(width, height) >= _STRIP * min(width, height)
 
 
 def _of_photo(

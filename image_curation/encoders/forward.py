@@ -1,12 +1,11 @@
 """How a torch model is run: the plain pass for any model and device, and the queue that keeps a GPU busy."""
 
-import logging
 import threading
 from typing import Protocol
 
 import torch
 
-logger = logging.getLogger(__name__)
+from image_curation.kernels import triton_runs
 
 
 class Forward(Protocol):
@@ -42,7 +41,7 @@ class Normalised:
             self._gain, self._offset = (
                 channels.expand(pixels.shape[1:]).contiguous() for channels in (self._gain, self._offset)
             )
-        return torch.addcmul(self._offset, pixels, self._gain).permute(0, 3, 1, 2)
+        return pixels.float().mul_(self._gain).add_(self._offset).permute(0, 3, 1, 2)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         features = self.model(self.normalise(pixels).to(self._dtype))
@@ -104,17 +103,9 @@ class CudaQueue:
 
 
 def is_fusable(model: torch.nn.Module, device: torch.device) -> bool:
-    """Whether `fused_vit.FusedVit` can run this model on this GPU. Says so where only the tools for it are missing."""
-    try:
-        from image_curation.encoders import fused_vit
-
-        if not fused_vit.is_supported(model, device):
-            return False
-        fused_vit.try_a_kernel(device)
-    except Exception as error:  # noqa: BLE001 - Triton needs a C compiler and headers; each lack has its own error
-        logger.warning(
-            "Kernels in Triton do not run here, so the encoder has two thirds of its speed. Triton needs a C compiler "
-            "and Python's headers: %s: %s", type(error).__name__, error
-        )  # fmt: skip
+    """Whether `fused_vit.FusedVit` can run this model on this GPU."""
+    if not triton_runs():
         return False
-    return True
+    from image_curation.encoders import fused_vit
+
+    return fused_vit.is_supported(model, device)

@@ -42,13 +42,6 @@ def is_supported(tower: nn.Module, device: torch.device) -> bool:
     )
 
 
-def try_a_kernel(device: torch.device) -> None:
-    """Compile and run the smallest kernel; raises whatever is wrong with Triton here."""
-    with torch.cuda.device(device):
-        patches = torch.empty((1, 64), dtype=torch.float16, device=device)
-        kernels.to_patches(torch.zeros((1, 4, 4, 3), dtype=torch.uint8, device=device), patches, 4)
-
-
 class FusedVit:
     """The forward pass of one tower for batches of one size. Its buffers are its own: one call at a time.
 

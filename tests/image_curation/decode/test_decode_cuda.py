@@ -3,18 +3,21 @@
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from image_curation.decode import cuda
 from image_curation.decode.codec import CpuCodec
 from image_curation.decode.cuda_codec import CudaCodec, _kept
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.decode.measures import measure
 from image_curation.decode.picture import Picture
 from image_curation.decode.pipeline import PixelPipeline
+from image_curation.decode.resize import crop_and_thumb
 from image_curation.errors import ImageError
 from image_curation.shards.header import read_header
 
@@ -100,6 +103,38 @@ def test_dalis_crops_are_those_of_the_host(photos, decoder):
     distance = np.abs(np.array(crops).astype(int) - decoder.decode(images).pixels).mean(axis=(1, 2, 3))
     print(f"photos: mean {distance[:-4].mean():.3f}, worst {distance[:-4].max():.3f}; strips: {distance[-4:].round(3)}")
     assert distance.max() < 0.5
+
+
+@needs_gpu
+@pytest.mark.parametrize("size", [224, 336])
+def test_kernels_crop_as_the_host_does_bit_by_bit(photos, size):
+    """Photos that were reduced and others, images smaller than the crop, and strips, which the host resizes."""
+    tiny = [encoded(Image.open(io.BytesIO(photos[0])).resize(side), "PNG") for side in [(1, 1), (9, 12), (60, 223)]]
+    strips = [encoded(Image.open(io.BytesIO(photos[0])).resize(side), "PNG") for side in STRIPS]
+    images = [*photos[::3], *tiny, *strips]
+    headers = [read_header(image) for image in images]
+    with ThreadPoolExecutor(2) as pool:
+        pictures = CpuCodec(pool, 448).decode(images, headers, _kept)
+    assert {picture.reduction for picture in pictures} == {1, 2}
+    sizes = [(picture.facts.width, picture.facts.height) for picture in pictures]
+    expected = [crop_and_thumb(p.pixels, p.reduction, s, size) for p, s in zip(pictures, sizes, strict=True)]
+    on_gpu = [replace(picture, pixels=torch.from_numpy(picture.pixels).cuda()) for picture in pictures]
+    with ImageDecoder(size, device="cuda") as decoder:
+        crops, thumbs = decoder._preparer._cropped(on_gpu)
+    assert (crops.cpu().numpy() == np.stack([crop for crop, _ in expected])).all()
+    assert (thumbs.cpu().numpy() == np.stack([thumb for _, thumb in expected])).all()
+
+
+@needs_gpu
+def test_dali_stands_in_where_triton_does_not_run(photos, monkeypatch):
+    with ImageDecoder(224, device="cuda", threads=2) as decoder:
+        expected = decoder.decode(photos[:20])
+    monkeypatch.setattr(cuda, "triton_runs", lambda: False)
+    with ImageDecoder(224, device="cuda", threads=2) as decoder:
+        assert decoder._preparer._dali is not None
+        found = decoder.decode(photos[:20])
+    assert (found.pixels.float() - expected.pixels.float()).abs().mean() < 0.3
+    assert np.bitwise_count(found.measures["phash"] ^ expected.measures["phash"]).max() <= 4
 
 
 @needs_gpu

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from image_curation.decode import measures
 from image_curation.decode.luminance import WHITE, luminance
 from image_curation.decode.measures import joined, measure
 
@@ -53,10 +52,3 @@ def test_luminance_in_thousandths():
     for found in (luminance(rgb), luminance(torch.from_numpy(rgb)).numpy()):
         assert found.dtype == np.float32
         assert found.tolist() == [[[0, WHITE, 299 + 2 * 587 + 3 * 114]]]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton runs here")
-def test_without_triton_sharpness_is_measured_as_on_the_host_and_the_log_says_so(caplog):
-    measures._fused_sharpness.cache_clear()
-    assert measures._fused_sharpness() is None
-    assert "Sharpness is measured without its kernel" in caplog.text

@@ -74,14 +74,6 @@ def test_other_towers_are_not_taken_for_plain_ones(fused_vit, changes):
     assert not fused_vit.is_supported(_tower(**changes), DEVICE)
 
 
-@pytest.mark.skipif(GPU, reason="Triton runs here")
-def test_without_triton_the_model_runs_as_it_is_and_the_log_says_why(caplog):
-    from image_curation.encoders.forward import is_fusable
-
-    assert not is_fusable(_tower(), DEVICE)
-    assert "the encoder has two thirds of its speed. Triton needs a C compiler" in caplog.text
-
-
 def test_fp8_where_it_cannot_be_had_is_refused_with_the_way_out(monkeypatch):
     from image_curation.encoders import torch_model
 
