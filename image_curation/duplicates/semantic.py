@@ -1,26 +1,30 @@
 """Vectors -> edges between samples whose cosine reaches a threshold, and how many such pairs a search has found."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from image_curation.duplicates.cells import Cells, assign
+from image_curation.duplicates.cells import Assignment, Cells, assign
 from image_curation.duplicates.edges import Edges, Kind, Rows, collapse
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.duplicates.groups import connected_groups
-from image_curation.duplicates.vectors import TILE_ROWS, Float16s, Vectors, check_threshold
+from image_curation.duplicates.products import Block, Pairs, Products
+from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
 
+_RECALL_ROWS = 1 << 20  # that sampled rows are compared with at a time
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 
-def semantic_edges(vectors: Float16s, threshold: float, cells: Cells | None = None) -> Edges:
+def semantic_edges(vectors: Float16s, threshold: float, cells: Cells | None = None, device: str = "cpu") -> Edges:
     """The maximum spanning forest of all pairs that `semantic_pairs` finds, in the memory of a tile and the forest.
 
     Args:
         vectors: fp16 [n, d] unit vectors; rows of zeros or NaN have no vector and are left out.
         threshold: lowest cosine of a pair, 0 < t <= 1.
         cells: the generation to search by; None compares all.
+        device: where to multiply, "cpu" or "cuda".
 
     Returns:
         At most n - 1 edges; similarity is the exact cosine, rounded to fp64.
@@ -28,10 +32,12 @@ def semantic_edges(vectors: Float16s, threshold: float, cells: Cells | None = No
     Raises:
         ConfigError: the threshold is out of range, or the cells were made for vectors of another dimension.
     """
-    return forest_of_batches(semantic_pairs(vectors, threshold, cells), len(vectors))
+    return forest_of_batches(semantic_pairs(vectors, threshold, cells, device), len(vectors))
 
 
-def semantic_pairs(vectors: Float16s, threshold: float, cells: Cells | None = None) -> Iterator[Edges]:
+def semantic_pairs(
+    vectors: Float16s, threshold: float, cells: Cells | None = None, device: str = "cpu"
+) -> Iterator[Edges]:
     """All pairs with a cosine of at least `threshold`, in batches; arguments and errors as for `semantic_edges`.
 
     Without cells every pair is compared: n^2 d operations. With cells, a pair is compared if one vector lies in a cell
@@ -40,13 +46,119 @@ def semantic_pairs(vectors: Float16s, threshold: float, cells: Cells | None = No
     the first of them, and only that one meets the others.
     """
     check_threshold(threshold)
-    measured = Vectors.measure(vectors)
-    distinct, copies = collapse(measured.row_bytes(measured.rows), measured.rows, Kind.SEMANTIC)
+    products = Products(device)
+    part, copies = distinct_part(vectors, products, threshold, cells)
     yield copies
-    for left, right in _all_tiles(distinct) if cells is None else _cell_tiles(measured, distinct, cells, threshold):
-        a, b, cosine = measured.close_pairs(left, right, threshold)
-        once = a < b if left is right else np.ones(len(a), np.bool_)
-        yield Edges.between(a[once], b[once], cosine[once], Kind.SEMANTIC)
+    for a, b, cosine in part_pairs(products, part, part, threshold):
+        yield Edges.between(a, b, cosine, Kind.SEMANTIC)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of all vectors, on a device, each of them distinct from the others.
+
+    Attributes:
+        block: m vectors.
+        rows: int64 [m], the number of each among all.
+        cells: where they belong; None where all are compared.
+        n_cells: how many cells there are.
+    """
+
+    block: Block
+    rows: Rows
+    cells: Assignment | None
+    n_cells: int
+
+
+def distinct_part(
+    vectors: Float16s, products: Products, threshold: float, cells: Cells | None, first_row: int = 0
+) -> tuple[Part, Edges]:
+    """The distinct ones of vectors fp16 [n, d], the first of which is row `first_row` of all, and what ties the copies.
+
+    Rows of zeros or NaN are left out.
+    """
+    measured = Vectors.measure(vectors)
+    distinct, copies = collapse(measured.row_hashes(measured.rows), measured.rows, Kind.SEMANTIC)
+    if (measured.values[copies.a] != measured.values[copies.b]).any():  # two rows of one hash
+        distinct, copies = collapse(measured.row_bytes(measured.rows), measured.rows, Kind.SEMANTIC)
+    chosen = measured.values[distinct]
+    cells_of = assign(chosen, cells, threshold, products.device.type) if cells else None
+    part = Part(products.load(chosen), distinct + first_row, cells_of, len(cells.centroids) if cells else 0)
+    return part, Edges.between(copies.a + first_row, copies.b + first_row, 1.0, Kind.SEMANTIC)
+
+
+def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
+    """Rows of all, and cosines, of the close pairs of a vector of `x` and one of `y`, in batches.
+
+    With `x is y` no pair comes but of different vectors; by cells it may come twice.
+    """
+    for rows in _compared(x, y):
+        for i, j, cosine in products.close_pairs(x.block, y.block, threshold, rows):
+            yield x.rows[i], y.rows[j], cosine
+
+
+def _compared(x: Part, y: Part) -> Iterator[tuple[Rows, Rows] | None]:
+    """Rows of x and rows of y that are to be compared; None is all."""
+    if x.cells is None or y.cells is None:
+        yield None
+        return
+    own_x, ghosts_x = _members(x.cells, x.n_cells)
+    own_y, ghosts_y = (own_x, ghosts_x) if x is y else _members(y.cells, y.n_cells)
+    for cell in range(x.n_cells):
+        pairs = [(own_x[cell], own_y[cell]), (own_x[cell], ghosts_y[cell])]
+        pairs += [] if x is y else [(ghosts_x[cell], own_y[cell])]
+        yield from (pair for pair in pairs if len(pair[0]) and len(pair[1]))
+
+
+def _members(assignment: Assignment, k: int) -> tuple[list[Rows], list[Rows]]:
+    """The rows that lie in each of k cells, and those that are ghosts in it."""
+    rows = np.arange(len(assignment.cell))
+    owners = np.repeat(rows, np.diff(assignment.ghost_offsets))
+    return _grouped(assignment.cell, rows, k), _grouped(assignment.ghost_cells, owners, k)
+
+
+def _grouped(cell: npt.NDArray[np.int32], rows: Rows, k: int) -> list[Rows]:
+    """The rows of each of k cells, in their order."""
+    order = np.argsort(cell, kind="stable")
+    return np.split(rows[order], np.searchsorted(cell[order], np.arange(1, k)))
+
+
+def fitted_margin(
+    vectors: Float16s, cells: Cells, threshold: float, recall: float, queries: int = 2_000, device: str = "cpu"
+) -> float:
+    """The least margin with which a search by `cells` meets the wanted share of a sample's duplicates.
+
+    Sampled rows are compared with all. Of each duplicate that is found it is known with what margin one of the two
+    would be a ghost in the other's cell; each sampled row with duplicates counts once. The answer is at least 0.02, and
+    at most 1, the bound of the worst case.
+    """
+    products, measured = Products(device), Vectors.measure(vectors)
+    sample = _sampled(measured.rows, queries)
+    a, b, _ = _duplicates_of(products, measured, sample, threshold)
+    if len(a) == 0:
+        return cells.margin
+    need = np.minimum(
+        _needed_margin(measured, a, b, cells, threshold), _needed_margin(measured, b, a, cells, threshold)
+    )
+    weight = 1 / np.bincount(a, minlength=len(vectors))[a]
+    order = np.argsort(need)
+    enough = np.searchsorted(np.cumsum(weight[order]), recall * weight.sum() * (1 - 1e-12))
+    return float(np.clip(need[order][min(enough, len(order) - 1)] * (1 + 1e-6), 0.02, 1.0))
+
+
+def _needed_margin(measured: Vectors, x: Rows, y: Rows, cells: Cells, threshold: float) -> Float64s:
+    """The margin with which x[i] would be a ghost in the cell of y[i]; 0 where they share one."""
+    used, place = np.unique(np.concatenate([x, y]), return_inverse=True)
+    nearest = assign(measured.values[used], replace(cells, margin=0.0), threshold).cell[place]
+    own, other = np.split(nearest, 2)
+    centroids = cells.centroids.astype(np.float64)
+    between = centroids[own] - centroids[other]
+    gap = np.einsum("ij,ij->i", measured.values[x].astype(np.float64), between)
+    distance = np.linalg.norm(between, axis=1)
+    needed = np.zeros(len(x))
+    apart = own != other
+    needed[apart] = gap[apart] / (distance[apart] * (1 - threshold**2) ** 0.5 / threshold)
+    return needed
 
 
 @dataclass(frozen=True)
@@ -70,7 +182,7 @@ class RecallEstimate:
 
 
 def estimate_recall(
-    vectors: Float16s, edges: Edges, threshold: float, queries: int = 2_000, seed: int = 0
+    vectors: Float16s, edges: Edges, threshold: float, queries: int = 2_000, seed: int = 0, device: str = "cpu"
 ) -> RecallEstimate:
     """Compare sampled rows with all rows, and see which of their duplicates the edges put into the same group.
 
@@ -85,20 +197,31 @@ def estimate_recall(
         threshold: cosine from which on two rows are duplicates.
         queries: rows to sample; all, if there are no more.
     """
-    check_threshold(threshold)
-    measured = Vectors.measure(vectors)
+    products, measured = Products(device), Vectors.measure(vectors)
     semantic = edges.of(Kind.SEMANTIC)
     labels = connected_groups(semantic.take(semantic.similarity >= threshold), len(vectors))
-    rng = np.random.default_rng(seed)
-    sample = np.sort(rng.choice(measured.rows, min(queries, len(measured.rows)), replace=False))
-    duplicates, joined = np.zeros(len(vectors), np.int64), np.zeros(len(vectors), np.int64)
-    for left in _blocks(sample):
-        for right in _blocks(measured.rows):
-            a, b, _ = measured.close_pairs(left, right, threshold)
-            a, b = a[a != b], b[a != b]
-            np.add.at(duplicates, a, 1)
-            np.add.at(joined, a[labels[a] == labels[b]], 1)
+    sample = _sampled(measured.rows, queries, seed)
+    a, b, _ = _duplicates_of(products, measured, sample, threshold)
+    duplicates = np.bincount(a, minlength=len(vectors))
+    joined = np.bincount(a[labels[a] == labels[b]], minlength=len(vectors))
     return _estimate(duplicates[sample], joined[sample])
+
+
+def _sampled(rows: Rows, queries: int, seed: int = 0) -> Rows:
+    return np.sort(np.random.default_rng(seed).choice(rows, min(queries, len(rows)), replace=False))
+
+
+def _duplicates_of(products: Products, measured: Vectors, sample: Rows, threshold: float) -> Pairs:
+    """All pairs of a sampled row and another row that are duplicates, from the sampled row's side."""
+    asked = products.load(measured.values[sample])
+    parts: list[Pairs] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for start in range(0, len(measured.rows), _RECALL_ROWS):
+        rows = measured.rows[start : start + _RECALL_ROWS]
+        for i, j, cosine in products.close_pairs(asked, products.load(measured.values[rows]), threshold):
+            a, b = sample[i], rows[j]
+            parts.append((a[a != b], b[a != b], cosine[a != b]))
+    a, b, cosine = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return a, b, cosine
 
 
 def _estimate(duplicates: Rows, joined: Rows) -> RecallEstimate:
@@ -117,38 +240,3 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     half = Z_95 * (share * (1 - share) / n + Z_95**2 / (4 * n**2)) ** 0.5
     scale = 1 + Z_95**2 / n
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-def _blocks(rows: Rows) -> list[Rows]:
-    return [rows[start : start + TILE_ROWS] for start in range(0, len(rows), TILE_ROWS)]
-
-
-def _all_tiles(rows: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """Pairs of blocks that together hold every pair of rows once; a block against itself is the same object twice."""
-    blocks = _blocks(rows)
-    for i, left in enumerate(blocks):
-        for right in blocks[i:]:
-            yield left, right
-
-
-def _cell_tiles(measured: Vectors, rows: Rows, cells: Cells, threshold: float) -> Iterator[tuple[Rows, Rows]]:
-    """Blocks of each cell's own rows against each other and against the cell's ghosts.
-
-    A pair may come twice (each a ghost in the other's cell). Ghosts of one cell are not compared with each other.
-    """
-    assignment = assign(measured.values[rows], cells, threshold)
-    owners = np.repeat(np.arange(len(rows)), np.diff(assignment.ghost_offsets))
-    k = len(cells.centroids)
-    members = _grouped(assignment.cell.astype(np.int64), rows, k)
-    ghosts = _grouped(assignment.ghost_cells.astype(np.int64), rows[owners], k)
-    for own, shown in zip(members, ghosts, strict=True):
-        yield from _all_tiles(own)
-        for left in _blocks(own):
-            for right in _blocks(shown):
-                yield left, right
-
-
-def _grouped(cell: Rows, rows: Rows, k: int) -> list[Rows]:
-    """The rows of each of k cells, in their order."""
-    order = np.argsort(cell, kind="stable")
-    return np.split(rows[order], np.searchsorted(cell[order], np.arange(1, k)))

@@ -62,7 +62,7 @@ class Vectors:
         with np.errstate(invalid="ignore"):
             for part in _chunks(len(x), self.values.shape[1]):
                 dots[part] = np.einsum("ij,ij->i", self._wide(x[part]), self._wide(y[part]))
-        return self._cosine_of_dots(dots, x, y)
+        return cosine_of_dots(dots, self.squares[x], self.squares[y])
 
     def close_pairs(self, x: Rows, y: Rows, threshold: float) -> tuple[Rows, Rows, Float64s]:
         """All pairs of a row of `x` and a row of `y` with a cosine of at least `threshold`, and that cosine.
@@ -72,7 +72,8 @@ class Vectors:
         proposed = self._unit32(x) @ self._unit32(y).T >= threshold - _band(self.values.shape[1])
         i, j = np.nonzero(proposed)
         if len(i) * 64 > proposed.size:  # so many that one product of the tile is cheaper; the numbers are the same
-            cosine = self._cosine_of_dots((self._wide(x) @ self._wide(y).T)[i, j], x[i], y[j])
+            dots = (self._wide(x) @ self._wide(y).T)[i, j]
+            cosine = cosine_of_dots(dots, self.squares[x[i]], self.squares[y[j]])
         else:
             cosine = self.cosine(x[i], y[j])
         close = cosine >= threshold
@@ -84,6 +85,13 @@ class Vectors:
         whole: npt.NDArray[np.void] = self.values[rows].view(np.dtype((np.void, width))).ravel()
         return whole
 
+    def row_hashes(self, rows: Rows) -> Rows:
+        """int64 [len(rows)]: equal for rows of equal bytes, and hardly ever for others."""
+        hashes = np.empty(len(rows), np.int64)
+        for part in _chunks(len(rows), self.values.shape[1]):
+            hashes[part] = [hash(row) for row in self.row_bytes(rows[part]).tolist()]
+        return hashes
+
     def _wide(self, rows: Rows) -> Float64s:
         wide: Float64s = self.values[rows].astype(np.float64)
         return wide
@@ -92,11 +100,13 @@ class Vectors:
         norms = np.sqrt(self.squares[rows]).astype(np.float32)
         return self.values[rows].astype(np.float32) / norms[:, None]
 
-    def _cosine_of_dots(self, dots: Float64s, x: Rows, y: Rows) -> Float64s:
-        """Three roundings of exact numbers (product, root, quotient), each defined by IEEE 754 to the last bit."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cosine: Float64s = np.minimum(dots / np.sqrt(self.squares[x] * self.squares[y]), 1.0)
-        return cosine
+
+def cosine_of_dots(dots: Float64s, x_squares: Float64s, y_squares: Float64s) -> Float64s:
+    """Dot products and squared norms -> cosines, by three roundings of exact numbers (product, root, quotient), each
+    defined by IEEE 754 to the last bit."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine: Float64s = np.minimum(dots / np.sqrt(x_squares * y_squares), 1.0)
+    return cosine
 
 
 def check_threshold(threshold: float) -> None:

@@ -116,5 +116,5 @@ def test_cells_of_another_dimension_are_refused():
         assign(np.ones((2, 4), np.float16), AXES, 0.9)
 
 
-def test_cell_count_is_a_power_of_two_with_at_most_16_384_rows_a_cell():
-    assert [cell_count(n) for n in (0, 4_194_304, 4_194_305, 1_000_000_000)] == [256, 256, 512, 65_536]
+def test_cell_count_is_the_power_of_two_next_to_the_root():
+    assert [cell_count(n) for n in (0, 65_536, 65_537, 1_000_000, 1_000_000_000)] == [256, 256, 512, 1_024, 32_768]

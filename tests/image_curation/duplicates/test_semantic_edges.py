@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from image_curation.duplicates import semantic, vectors
+from image_curation.duplicates import products, semantic, vectors
 from image_curation.duplicates.cells import Cells, train_cells
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.duplicates.groups import connected_groups
@@ -97,7 +97,7 @@ def test_tiles_make_no_difference_to_the_last_bit(planted, monkeypatch: pytest.M
     x = planted.vectors[-1_500:]
     cells = train_cells(x, 8)
     whole = all_items(x, 0.93), all_items(x, 0.93, cells)
-    monkeypatch.setattr(semantic, "TILE_ROWS", tile)
+    monkeypatch.setattr(products, "_TILE_ROWS", tile)
     monkeypatch.setattr(vectors, "CHUNK_VALUES", 96 * tile)
     assert (all_items(x, 0.93), all_items(x, 0.93, cells)) == whole
     assert len(whole[0]) > 500
@@ -167,7 +167,7 @@ def test_near_copies_beyond_the_batch_are_reduced_to_the_same_forest(monkeypatch
     rng = np.random.default_rng(0)
     x = rng.standard_normal(48) + 0.02 * rng.standard_normal((300, 48))
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
-    monkeypatch.setattr(semantic, "TILE_ROWS", 32)
+    monkeypatch.setattr(products, "_TILE_ROWS", 32)
     whole = semantic_edges(x, 0.99)
     assert sum(len(batch) for batch in semantic_pairs(x, 0.99)) == 300 * 299 // 2
     assert len(whole) == 299

@@ -1,0 +1,143 @@
+"""Blocks of vectors on a device -> the pairs between them whose cosine reaches a threshold, and that cosine.
+
+A product in few bits proposes pairs, an exact one decides (see `vectors`): so a CPU and a GPU find the same pairs with
+the same cosines. What proposes is fp16 on a GPU, bf16 on a CPU that multiplies it in hardware, else fp32.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold, cosine_of_dots
+from image_curation.kernels import triton_runs
+
+# How far a product of unit rows, rounded to each type and summed in fp32, may be from the true cosine: by Cauchy and
+# Schwarz one unit roundoff for each factor, for bf16 one more for the result; and the sum's own, for 16,384 dimensions.
+_BAND = {torch.float32: 2.0**-9, torch.float16: 2.0**-10 + 2.0**-9, torch.bfloat16: 3 * 2.0**-9 + 2.0**-9}
+_TILE_ROWS = 2_048  # a side: 8 MB of scores
+_SMALL_PRODUCT = 1 << 24  # scores of a product that is not worth a kernel of its own
+_KERNEL_ROWS = 16_384  # that are compared with all others by one call of the kernel
+_KERNEL_PAIRS = 1 << 24  # that one such call may propose: 128 MB
+_EXACT_VALUES = 1 << 24  # numbers in fp64 at a time: 128 MB a side
+
+Pairs = tuple[Rows, Rows, Float64s]
+_Proposed = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """n rows on a device, all of which hold a vector.
+
+    Attributes:
+        values: fp16 [n, d], as given.
+        unit: [n, d], scaled to unit length, in the type that proposes.
+        squares: float64 [n], exact squared norms.
+    """
+
+    values: torch.Tensor
+    unit: torch.Tensor
+    squares: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Products:
+    """Compares vectors on one device: "cpu" or "cuda"."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._dtype = torch.float16 if self.device.type == "cuda" else _cpu_dtype()
+
+    def load(self, vectors: Float16s) -> Block:
+        """Bring vectors, fp16 [n, d], to the device.
+
+        Raises:
+            ArtifactError: a row is far longer than a unit vector, so that its products would not be exact.
+            ValueError: a row holds no vector: it is zero or not finite.
+        """
+        measured = Vectors.measure(vectors)
+        if len(measured.rows) < len(vectors):
+            raise ValueError(f"{len(vectors) - len(measured.rows)} of {len(vectors)} rows hold no vector")
+        values = torch.from_numpy(measured.values).to(self.device)
+        squares = torch.from_numpy(measured.squares).to(self.device)
+        unit = torch.empty(values.shape, dtype=self._dtype, device=self.device)
+        step = max(1, _EXACT_VALUES // max(1, values.shape[1]))
+        for start in range(0, len(values), step):
+            rows = slice(start, start + step)
+            unit[rows] = values[rows].float() / squares[rows].sqrt().float()[:, None]
+        return Block(values, unit, squares)
+
+    def close_pairs(
+        self, x: Block, y: Block, threshold: float, rows: tuple[Rows, Rows] | None = None
+    ) -> Iterator[Pairs]:
+        """All pairs of a row of `x` and a row of `y` whose cosine is at least `threshold`, in batches.
+
+        With `rows`, int64 arrays of some rows of x and of y, only these are compared. Of a block or an array of rows
+        with itself (the same object twice) each pair of two different rows comes once, the one that is first, first.
+
+        Returns:
+            Rows of x, rows of y, int64 [m] each, and their cosines, float64 [m].
+        """
+        check_threshold(threshold)
+        left, right = (x.unit, y.unit) if rows is None else (_some(x.unit, rows[0]), _some(y.unit, rows[1]))
+        is_same = x is y and (rows is None or rows[0] is rows[1])
+        for i, j in self._proposed(left, right, threshold - _BAND[self._dtype], is_same):
+            if rows is not None:
+                i, j = (torch.from_numpy(own).to(self.device)[at] for own, at in zip(rows, (i, j), strict=True))
+            cosine = self._cosine(x, y, i, j)
+            close = cosine >= threshold
+            yield i.cpu().numpy()[close], j.cpu().numpy()[close], cosine[close]
+
+    def _proposed(self, left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
+        """Where left @ right.T reaches `cut`, in batches; with `is_same` only above the diagonal."""
+        by_kernel = left.is_cuda and len(left) * len(right) > _SMALL_PRODUCT and triton_runs()
+        for i, j in (_by_kernel if by_kernel else _by_tiles)(left, right, cut, is_same):
+            yield (i[i < j], j[i < j]) if is_same else (i, j)
+
+    def _cosine(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor) -> Float64s:
+        """Cosine of x[i] with y[j]. The host divides: torch's roots are not the last bit's on every processor."""
+        dots = torch.empty(len(i), dtype=torch.float64, device=self.device)
+        step = max(1, _EXACT_VALUES // max(1, x.values.shape[1]))
+        for start in range(0, len(i), step):
+            pairs = slice(start, start + step)
+            torch.sum(x.values[i[pairs]].double() * y.values[j[pairs]].double(), 1, out=dots[pairs])
+        return cosine_of_dots(*(part.cpu().numpy() for part in (dots, x.squares[i], y.squares[j])))
+
+
+@lru_cache(maxsize=1)
+def _cpu_dtype() -> torch.dtype:
+    """bf16 where the processor has AMX tiles for it: 3.5 times as fast as fp32 there, slower elsewhere."""
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.bfloat16 if has_amx else torch.float32
+
+
+def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
+    for top in range(0, len(left), _TILE_ROWS):
+        for side in range(top if is_same else 0, len(right), _TILE_ROWS):
+            scores = left[top : top + _TILE_ROWS] @ right[side : side + _TILE_ROWS].T
+            hot = torch.nonzero(scores.amax(1) >= cut)[:, 0]  # most rows of most tiles have nothing
+            if len(hot):
+                i, j = torch.nonzero(scores[hot] >= cut, as_tuple=True)
+                yield hot[i] + top, j + side
+
+
+def _by_kernel(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
+    from image_curation.duplicates.cuda_pairs import pairs_above
+
+    spans = [(start, min(start + _KERNEL_ROWS, len(left))) for start in range(0, len(left), _KERNEL_ROWS)]
+    while spans:
+        top, end = spans.pop()
+        side = top if is_same else 0
+        found = pairs_above(left[top:end], right[side:], cut, _KERNEL_PAIRS)
+        if found is None:  # more than there is room for
+            spans += [(top, (top + end) // 2), ((top + end) // 2, end)]
+        else:
+            yield found[0] + top, found[1] + side
+
+
+def _some(unit: torch.Tensor, rows: Rows) -> torch.Tensor:
+    return unit[torch.from_numpy(rows).to(unit.device)]
