@@ -106,6 +106,20 @@ class Project:
         """The pairs found, as row numbers of the members."""
         return self._url("duplicate_groups", self._encoder, "edges.parquet")
 
+    @property
+    def cells_url(self) -> str:
+        """The generation of cells by which duplicates are searched, where there are too many to compare all."""
+        return self._url("duplicate_groups", self._encoder, "cells.parquet")
+
+    @property
+    def strips_url(self) -> str:
+        """Parts of a search that is not finished."""
+        return self._url("duplicate_groups", self._encoder, "strips")
+
+    def strip_url(self, name: str) -> str:
+        """One of them."""
+        return join(self.strips_url, f"{name}.parquet")
+
     def selection_url(self, shard: str) -> str:
         """The decision for each sample of the shard."""
         return self._url("selection", f"{shard}.parquet")

@@ -21,7 +21,12 @@ MAX_DISTANCE = 16  # unrelated hashes differ in 32 +- 4 bits: beyond a quarter o
 CHUNK_PAIRS = 4_000_000  # candidates compared at a time: about 200 MB
 
 
-def perceptual_edges(phash: Hashes, max_distance: int, usable: npt.NDArray[np.bool_] | None = None) -> Edges:
+def perceptual_edges(
+    phash: Hashes,
+    max_distance: int,
+    usable: npt.NDArray[np.bool_] | None = None,
+    new: npt.NDArray[np.bool_] | None = None,
+) -> Edges:
     """The maximum spanning forest of all pairs of hashes within a Hamming distance. No such pair is missed.
 
     Equal hashes are tied to the first of them and enter the search once, so that many copies cost no more than one.
@@ -32,6 +37,7 @@ def perceptual_edges(phash: Hashes, max_distance: int, usable: npt.NDArray[np.bo
         phash: uint64 [n].
         max_distance: bits that may differ, 0 to 16.
         usable: bool [n], which rows have a hash that says something. A flat image has none: its bits are chance.
+        new: bool [n]: only pairs with such a row are wanted, and copies of one hash; the cost is that of these.
 
     Returns:
         At most n - 1 edges with similarity 1 - distance / 64.
@@ -43,7 +49,7 @@ def perceptual_edges(phash: Hashes, max_distance: int, usable: npt.NDArray[np.bo
         raise ConfigError(f"max_distance={max_distance} should be from 0 to {MAX_DISTANCE} bits of {HASH_BITS}.")
     rows = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
     distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
-    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance), len(phash))
+    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new), len(phash))
 
 
 def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:
@@ -52,9 +58,13 @@ def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:
     return bits
 
 
-def _all_edges(phash: Hashes, distinct: Rows, copies: Edges, max_distance: int) -> Iterator[Edges]:
+def _all_edges(
+    phash: Hashes, distinct: Rows, copies: Edges, max_distance: int, new: npt.NDArray[np.bool_] | None
+) -> Iterator[Edges]:
     yield copies
-    for i, j, distance in _near_pairs(phash[distinct], max_distance):
+    if new is not None:  # a hash is new if any row that has it is: its first row may be an old one
+        fresh = np.isin(phash[distinct], phash[new])
+    for i, j, distance in _near_pairs(phash[distinct], max_distance, None if new is None else fresh):
         yield Edges.between(distinct[i], distinct[j], 1 - distance / HASH_BITS, Kind.PERCEPTUAL)
 
 
@@ -75,14 +85,20 @@ def _masks(radius: int) -> list[int]:
     ]
 
 
-def _near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
-    """Positions and distance of all pairs of distinct hashes within `max_distance`, each pair once, in batches."""
+def _near_pairs(
+    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
+    """Positions and distance of all pairs of distinct hashes within `max_distance`, in batches.
+
+    Each pair comes once; with `fresh` bool [n], only pairs with such a hash come, and twice where both are.
+    """
     radii = np.array(_band_radii(max_distance))
     for band in range(BANDS):
         order = np.argsort(_bands(hashes)[:, band], kind="stable")
         ranked = hashes[order]
         values = _bands(ranked)
-        for i, j in _candidates(values[:, band], _masks(radii[band])):
+        askers = None if fresh is None else fresh[order]
+        for i, j in _candidates(values[:, band], _masks(radii[band]), askers):
             distance = hamming(ranked[i], ranked[j])
             near = np.flatnonzero(distance <= max_distance)
             i, j = i[near], j[near]
@@ -95,13 +111,20 @@ def _bands(hashes: Hashes) -> npt.NDArray[np.uint16]:
     return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, BANDS)
 
 
-def _candidates(ranked: npt.NDArray[np.uint16], masks: list[int]) -> Iterator[tuple[Rows, Rows]]:
-    """Pairs of places, each once, whose values differ by exactly one of the masks. The values are sorted."""
+def _candidates(
+    ranked: npt.NDArray[np.uint16], masks: list[int], askers: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[Rows, Rows]]:
+    """Pairs of places, each once, whose values differ by exactly one of the masks. The values are sorted.
+
+    With `askers` bool [n], each such place meets all others, and nobody else does.
+    """
     bounds = np.searchsorted(ranked, np.arange((1 << BAND_BITS) + 1))  # value v lies at bounds[v] .. bounds[v + 1]
     for mask in masks:
         partner = ranked ^ np.uint16(mask)
         first, last = bounds[partner], bounds[partner.astype(np.int64) + 1]
-        if mask == 0:
+        if askers is not None:
+            last = np.where(askers, last, first)
+        elif mask == 0:
             first = np.arange(1, len(ranked) + 1)  # only the rest of the same bucket
         else:
             last = np.where(ranked < partner, last, first)  # each pair of buckets from one side

@@ -44,6 +44,11 @@ class Block:
     def __len__(self) -> int:
         return len(self.values)
 
+    def take(self, rows: Rows) -> "Block":
+        """A copy of some rows, in their order."""
+        index = torch.from_numpy(rows).to(self.values.device)
+        return Block(self.values[index], self.unit[index], self.squares[index])
+
 
 class Products:
     """Compares vectors on one device: "cpu" or "cuda"."""

@@ -47,7 +47,7 @@ def semantic_pairs(
     """
     check_threshold(threshold)
     products = Products(device)
-    part, copies = distinct_part(vectors, products, threshold, cells)
+    part, copies = distinct_part(vectors, products, threshold, cells, np.arange(len(vectors)))
     yield copies
     for a, b, cosine in part_pairs(products, part, part, threshold):
         yield Edges.between(a, b, cosine, Kind.SEMANTIC)
@@ -71,9 +71,9 @@ class Part:
 
 
 def distinct_part(
-    vectors: Float16s, products: Products, threshold: float, cells: Cells | None, first_row: int = 0
+    vectors: Float16s, products: Products, threshold: float, cells: Cells | None, numbers: Rows
 ) -> tuple[Part, Edges]:
-    """The distinct ones of vectors fp16 [n, d], the first of which is row `first_row` of all, and what ties the copies.
+    """The distinct ones of vectors fp16 [n, d], whose numbers among all, int64 [n], rise; and what ties the copies.
 
     Rows of zeros or NaN are left out.
     """
@@ -83,8 +83,8 @@ def distinct_part(
         distinct, copies = collapse(measured.row_bytes(measured.rows), measured.rows, Kind.SEMANTIC)
     chosen = measured.values[distinct]
     cells_of = assign(chosen, cells, threshold, products.device.type) if cells else None
-    part = Part(products.load(chosen), distinct + first_row, cells_of, len(cells.centroids) if cells else 0)
-    return part, Edges.between(copies.a + first_row, copies.b + first_row, 1.0, Kind.SEMANTIC)
+    part = Part(products.load(chosen), numbers[distinct], cells_of, len(cells.centroids) if cells else 0)
+    return part, Edges.between(numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC)
 
 
 def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
@@ -202,9 +202,18 @@ def estimate_recall(
     labels = connected_groups(semantic.take(semantic.similarity >= threshold), len(vectors))
     sample = _sampled(measured.rows, queries, seed)
     a, b, _ = _duplicates_of(products, measured, sample, threshold)
-    duplicates = np.bincount(a, minlength=len(vectors))
-    joined = np.bincount(a[labels[a] == labels[b]], minlength=len(vectors))
-    return _estimate(duplicates[sample], joined[sample])
+    return recall_of_pairs(len(sample), a, b, labels)
+
+
+def recall_of_pairs(queries: int, a: Rows, b: Rows, labels: Rows) -> RecallEstimate:
+    """See `estimate_recall`: from the number of sampled rows, and all duplicates b[i] of each sampled row a[i].
+
+    Rows that have none need not be told. `labels` int64 [n] are equal for rows of one group.
+    """
+    duplicates = np.bincount(a, minlength=len(labels))
+    joined = np.bincount(a[labels[a] == labels[b]], minlength=len(labels))
+    sample = np.flatnonzero(duplicates)
+    return _estimate(queries, duplicates[sample], joined[sample])
 
 
 def _sampled(rows: Rows, queries: int, seed: int = 0) -> Rows:
@@ -224,14 +233,13 @@ def _duplicates_of(products: Products, measured: Vectors, sample: Rows, threshol
     return a, b, cosine
 
 
-def _estimate(duplicates: Rows, joined: Rows) -> RecallEstimate:
-    """From each sampled row's number of duplicates, and of those that were joined to it."""
-    some = duplicates > 0
-    rows = int(some.sum())
+def _estimate(queries: int, duplicates: Rows, joined: Rows) -> RecallEstimate:
+    """From the number of duplicates of each sampled row that has some, and of those that were joined to it."""
+    rows = len(duplicates)
     if rows == 0:
-        return RecallEstimate(len(duplicates), 0, 0.0, float("nan"), 0.0, 1.0)
-    found = float((joined[some] / duplicates[some]).sum())
-    return RecallEstimate(len(duplicates), rows, found, found / rows, *wilson_interval(found / rows, rows))
+        return RecallEstimate(queries, 0, 0.0, float("nan"), 0.0, 1.0)
+    found = float((joined / duplicates).sum())
+    return RecallEstimate(queries, rows, found, found / rows, *wilson_interval(found / rows, rows))
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

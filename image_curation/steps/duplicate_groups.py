@@ -2,10 +2,16 @@
 
 No policy enters here. What is stored are the pairs (as a spanning forest of each kind, which has the same components at
 any higher threshold) and the samples that they join, with their vectors; thresholds and survivors come in `selection`.
+
+A search starts from the one before: shards that it knew are not compared with each other again, and what has gone
+leaves no trace. The result is that of a search over all shards at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,95 +20,293 @@ import pyarrow.compute as pc
 
 from image_curation import embedding, storage
 from image_curation.artifacts import Certificate, fresh, read_artifact, read_table, write_table
+from image_curation.cluster import Cluster, InlineCluster, Stage
+from image_curation.config import resolve_device
 from image_curation.duplicates import CODE_VERSION
 from image_curation.duplicates.cells import SAMPLE_PER_CELL, Cells, cell_count, train_cells
-from image_curation.duplicates.edges import Edges, Kind, concatenate
+from image_curation.duplicates.edges import Edges, Kind, Rows, concatenate
 from image_curation.duplicates.exact import exact_edges
 from image_curation.duplicates.groups import connected_groups
+from image_curation.duplicates.increment import Numbering, merged, renumbered, without
 from image_curation.duplicates.perceptual import perceptual_edges
-from image_curation.duplicates.semantic import estimate_recall, semantic_edges
+from image_curation.duplicates.semantic import fitted_margin, recall_of_pairs, semantic_edges
 from image_curation.errors import ArtifactError
 from image_curation.project import Project
+from image_curation.steps.duplicate_strips import (
+    AUDITED,
+    Counts,
+    Strip,
+    block_rows,
+    build_strip,
+    read_cells,
+    read_vectors,
+    strips,
+)
 from image_curation.steps.outcome import Made, Outcome, reuse_or_make
 
 _FLAT = 0.01  # contrast of an image without structure: the bits of its perceptual hash are chance
+_BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 10_000_000}  # half an hour on two cores, two minutes on an H100
+_GROWTH = 4  # a generation of cells serves until there are so many times the vectors that it was made for
+_MAX_GHOSTS = 64
+_SAMPLED_FOR_MARGIN = 5_000
 
 
-def build_duplicate_groups(project: Project, shards: Sequence[str]) -> Outcome:
-    """Search duplicates among all samples of `shards` that have a vector.
+def build_duplicate_groups(project: Project, shards: Sequence[str], cluster: Cluster | None = None) -> Outcome:
+    """Search duplicates among all samples of `shards` that have a vector; without a cluster, in this process.
 
     Raises:
         ArtifactError: there is no shard, or one of them has no embeddings yet.
     """
     if not shards:
         raise ArtifactError("no shard has embeddings yet: materialize `shard_index` and `embeddings` first.")
+    embeddings = {shard: read_artifact(project.embeddings_url(shard)) for shard in sorted(shards)}
+    counts = {shard: int(one.facts["statuses"].get("ok", 0)) for shard, one in embeddings.items()}
+    generation = _generation(project, counts)
     certificate = Certificate(
         artifact="duplicate_groups",
         code_version=CODE_VERSION,
-        settings={"similarity_floor": project.similarity_floor, **project.settings.duplicates.model_dump()},
-        inputs={shard: read_artifact(project.embeddings_url(shard)).content for shard in sorted(shards)},
+        settings={
+            "similarity_floor": project.similarity_floor,
+            **project.settings.duplicates.model_dump(),
+            "cells": generation,
+        },
+        inputs={shard: one.content for shard, one in embeddings.items()},
     )
-
-    def make() -> Made:
-        samples = pa.concat_tables([_samples(project, shard) for shard in sorted(shards)])
-        vectors = embedding.vectors_of(samples)
-        cells = _cells(vectors, project.settings.duplicates.brute_force_rows)
-        edges = _search(project, samples, vectors, cells)
-        recall = estimate_recall(vectors, edges, project.profile.duplicate_similarity) if len(edges) else None
-        rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
-        local = Edges(ends[: len(edges)], ends[len(edges) :], edges.similarity, edges.kind)
-        members = samples.take(pa.array(rows))
-        write_table(project.edges_url, _edge_table(local, members), certificate)
-        return members, {
-            "samples": len(samples),
-            "pairs": {kind.name.lower(): len(edges.of(kind)) for kind in Kind},
-            "groups_at_floor": len(np.unique(connected_groups(local, len(members)))),
-            "searched_by": f"{len(cells.centroids)} cells" if cells else "comparing all with all",
-            "recall": asdict(recall) if recall and recall.expected else None,  # at the recommended threshold
-        }
-
-    if fresh(project.edges_url, certificate) is None:  # written before the members, so a kill between leaves both stale
-        storage.remove(project.members_url)
-    return reuse_or_make(project.members_url, certificate, make)
+    known = None
+    if fresh(project.edges_url, certificate) is None or fresh(project.members_url, certificate) is None:
+        known = _known(project, certificate)
+        storage.remove(project.members_url)  # edges are written first: a kill between the two leaves both stale
+    search = partial(_search, project, certificate, counts, generation, known, cluster or InlineCluster())
+    outcome = reuse_or_make(project.members_url, certificate, search)
+    for file in storage.list_files(project.strips_url) if storage.exists(project.strips_url) else []:
+        storage.remove(file.url)
+    return outcome
 
 
 def read_duplicates(project: Project) -> tuple[pa.Table, Edges]:
-    """The members of groups (shard, key, sha256, phash, textured, vector) and the edges between their rows."""
+    """The members of groups (shard, key, row, sha256, phash, textured, vector) and the edges between their rows.
+
+    `row` is a member's position among those samples of its shard that have a vector, by key.
+    """
     table = read_table(project.edges_url, ["a", "b", "similarity", "kind"])
     kinds = np.array([Kind[name.upper()] for name in table["kind"].to_pylist()], np.uint8)
     a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))
     return read_table(project.members_url), Edges(a.astype(np.int64), b.astype(np.int64), similarity, kinds)
 
 
-def _samples(project: Project, shard: str) -> pa.Table:
-    """The samples of a shard that have a vector, by key."""
-    found = read_table(project.embeddings_url(shard), ["shard", "key", "status", "phash", "contrast", "vector"])
-    hashes = read_table(project.index_url(shard), ["sha256"])
-    found = found.append_column("sha256", hashes["sha256"])
-    found = found.append_column("textured", pc.greater_equal(found["contrast"], _FLAT))
-    return found.filter(pc.equal(found["status"], "ok")).drop_columns(["status", "contrast"]).sort_by("key")
+@dataclass(frozen=True)
+class _Known:
+    """An earlier search, as far as it holds: members of the shards in `shards` are what they were."""
+
+    shards: frozenset[str]
+    members: pa.Table
+    edges: Edges
 
 
-def _search(project: Project, samples: pa.Table, vectors: npt.NDArray[np.float16], cells: Cells | None) -> Edges:
-    """All pairs of the three kinds down to the floor, each kind as its spanning forest."""
-    textured = np.array(samples["textured"].to_pylist(), np.bool_)
+def _known(project: Project, certificate: Certificate) -> _Known | None:
+    """The search that is stored, if it was made with the same settings."""
+    try:
+        before = read_artifact(project.members_url).certificate
+    except ArtifactError:
+        return None
+    same_search = before.model_copy(update={"inputs": certificate.inputs}) == certificate
+    if not same_search or fresh(project.edges_url, before) is None:
+        return None
+    unchanged = [shard for shard, content in before.inputs.items() if certificate.inputs.get(shard) == content]
+    return _Known(frozenset(unchanged), *read_duplicates(project))
+
+
+def _search(
+    project: Project,
+    certificate: Certificate,
+    counts: Counts,
+    generation: str | None,
+    known: _Known | None,
+    cluster: Cluster,
+) -> Made:
+    numbering, hashes = Numbering.of(counts), _hashes(project, counts)
+    parts = _parts_of(project, known, numbering, generation) if known else []
+    old = {shard: n for shard, n in counts.items() if known and shard in known.shards}
+    new = {shard: n for shard, n in counts.items() if shard not in old}
+    compared = strips(new, old, block_rows(project), AUDITED)
+    found, audit, sampled = _semantic(project, generation, compared, numbering, cluster)
     distance = project.settings.duplicates.max_phash_distance
-    return concatenate(
-        [
-            exact_edges(samples["sha256"]),
-            perceptual_edges(samples["phash"].to_numpy(), distance, usable=textured),
-            semantic_edges(vectors, project.similarity_floor, cells),
+    is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)])
+    parts += [
+        found,
+        exact_edges(hashes["sha256"]),
+        perceptual_edges(hashes["phash"].to_numpy(), distance, _bools(hashes["textured"]), is_new),
+    ]
+    edges = merged(parts, numbering.rows)
+    rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
+    members = _members(project, numbering, rows, hashes, known)
+    local = Edges(ends[: len(edges)], ends[len(edges) :], edges.similarity, edges.kind)
+    write_table(project.edges_url, _edge_table(local, members), certificate)
+    return members, {
+        "samples": numbering.rows,
+        "samples_compared_anew": sum(new.values()),
+        "pairs": {kind.name.lower(): len(edges.of(kind)) for kind in Kind},
+        "groups_at_floor": len(np.unique(connected_groups(local, len(members)))),
+        **_how(project, edges, audit, sampled, generation, numbering.rows),
+    }
+
+
+def _parts_of(project: Project, known: _Known, numbering: Numbering, generation: str | None) -> list[Edges]:
+    """What an earlier search found that still holds, and what is found anew where it lost a row."""
+    shards = np.array(known.members["shard"].to_pylist(), object)
+    there = np.isin(shards.astype(str), sorted(known.shards)) if len(shards) else np.empty(0, np.bool_)
+    number = numbering.number(shards, known.members["row"].to_numpy())
+    kept, hurt = without(known.edges, there)
+    parts = [renumbered(kept, number)]
+    if len(hurt):
+        left, cells = known.members.take(pa.array(hurt)), read_cells(project) if generation else None
+        distance = project.settings.duplicates.max_phash_distance
+        device = resolve_device(project.settings.device)
+        parts += [
+            renumbered(edges, number[hurt])
+            for edges in (
+                semantic_edges(embedding.vectors_of(left), project.similarity_floor, cells, device),
+                perceptual_edges(left["phash"].to_numpy(), distance, _bools(left["textured"])),
+            )
         ]
+    return parts
+
+
+def _semantic(
+    project: Project, generation: str | None, compared: Sequence[Strip], numbering: Numbering, cluster: Cluster
+) -> tuple[Edges, tuple[Rows, Rows], int]:
+    """Close pairs of all strips; the audit's pairs, from the sampled row's side; and how many rows it sampled.
+
+    Raises:
+        Exception: what stopped a strip. The others are done, and are not done again.
+    """
+    found, sampled = [Edges.none()], 0
+    audit: list[tuple[Rows, Rows]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    stopped: Exception | None = None
+    for done in cluster.run([Stage("duplicate_strips", partial(build_strip, project, generation), "gpu")], compared):
+        if done.error is not None:
+            stopped = stopped or done.error
+            continue
+        table = read_table(done.result.artifact.url)
+        a, b = (_numbers(numbering, table, end) for end in ("a", "b"))
+        is_audit = _bools(table["audited"])
+        pairs = Edges.between(a, b, table["similarity"].to_numpy(), Kind.SEMANTIC)
+        found.append(pairs.take(~is_audit))
+        audit.append((a[is_audit], b[is_audit]))
+        sampled += done.result.artifact.facts["sampled"]
+    if stopped:
+        raise stopped
+    return concatenate(found), tuple(np.concatenate(side) for side in zip(*audit, strict=True)), sampled  # type: ignore[return-value]
+
+
+def _numbers(numbering: Numbering, table: pa.Table, end: str) -> Rows:
+    column = table[f"shard_{end}"].combine_chunks().cast(pa.string())
+    return numbering.number(np.array(column.to_pylist(), object), table[f"row_{end}"].to_numpy())
+
+
+def _how(
+    project: Project, edges: Edges, audit: tuple[Rows, Rows], sampled: int, generation: str | None, n: int
+) -> dict[str, Any]:
+    """How was searched, and what is known of the recall at the threshold that the profile recommends."""
+    if generation is None:
+        all_found = {"recall": 1.0, "low": 1.0, "high": 1.0, "from": "all were compared with all"}
+        return {"searched_by": "comparing all with all", "recall": all_found}
+    cells = read_artifact(project.cells_url)
+    threshold = project.profile.duplicate_similarity
+    semantic = edges.of(Kind.SEMANTIC)
+    labels = connected_groups(semantic.take(semantic.similarity >= threshold), n)
+    estimate = recall_of_pairs(sampled, *audit, labels)
+    recall = asdict(estimate) | {"from": "sampled newcomers compared with all"} if estimate.expected else None
+    return {"searched_by": f"{cells.rows} cells", "cells": cells.facts | {"content": cells.content}, "recall": recall}
+
+
+def _hashes(project: Project, counts: Counts) -> pa.Table:
+    """key, sha256, phash and whether that says something, of all samples that have a vector, by their numbers."""
+    with ThreadPoolExecutor() as pool:
+        return pa.concat_tables(pool.map(partial(_hashes_of, project), sorted(counts)))
+
+
+def _hashes_of(project: Project, shard: str) -> pa.Table:
+    found = read_table(project.embeddings_url(shard), ["key", "status", "phash", "contrast"])
+    found = found.append_column("sha256", read_table(project.index_url(shard), ["sha256"])["sha256"])
+    found = found.append_column("textured", pc.greater_equal(found["contrast"], _FLAT))
+    found = found.filter(pc.equal(found["status"], "ok")).sort_by("key")
+    return found.select(["key", "sha256", "phash", "textured"])
+
+
+def _members(project: Project, numbering: Numbering, rows: Rows, hashes: pa.Table, known: _Known | None) -> pa.Table:
+    """What is stored of the samples with these numbers. Vectors are read only of shards where one is not known yet."""
+    names = sorted(numbering.first)
+    firsts = np.array([numbering.first[name] for name in names], np.int64)
+    shard = np.searchsorted(firsts, rows, side="right") - 1
+    position = rows - firsts[shard]
+    has = np.zeros(len(rows), np.bool_)
+    vectors: npt.NDArray[np.float16] | None = None
+    if known and len(known.members):
+        there = np.isin(np.array(known.members["shard"].to_pylist()), sorted(known.shards))
+        before = known.members.filter(pa.array(there))
+        number = numbering.number(np.array(before["shard"].to_pylist(), object), before["row"].to_numpy())
+        own = embedding.vectors_of(before)
+        place = np.searchsorted(rows, number)
+        hit = (
+            (place < len(rows)) & (rows[np.minimum(place, len(rows) - 1)] == number)
+            if len(rows)
+            else np.zeros(len(number), np.bool_)
+        )
+        vectors = np.empty((len(rows), own.shape[1]), np.float16)
+        vectors[place[hit]], has[place[hit]] = own[hit], True
+    missing = np.unique(shard[~has])
+    with ThreadPoolExecutor() as pool:
+        for which, read in zip(missing, pool.map(lambda i: read_vectors(project, names[i]), missing), strict=True):
+            vectors = np.empty((len(rows), read.shape[1]), np.float16) if vectors is None else vectors
+            mine = shard == which
+            vectors[mine] = read[position[mine]]
+    chosen = hashes.take(pa.array(rows))
+    return pa.table(
+        {
+            "shard": pa.array(np.array(names, object)[shard], pa.string()),
+            "key": chosen["key"],
+            "row": pa.array(position),
+            "sha256": chosen["sha256"],
+            "phash": chosen["phash"],
+            "textured": chosen["textured"],
+            "vector": embedding.packed(np.empty((0, 1), np.float16) if vectors is None else vectors),
+        }
     )
 
 
-def _cells(vectors: npt.NDArray[np.float16], brute_force_rows: int) -> Cells | None:
-    """Cells for more rows than are compared all with all."""
-    if len(vectors) <= brute_force_rows:
+def _generation(project: Project, counts: Counts) -> str | None:
+    """The content of the cells to search so many vectors by, made if need be; None where all are compared."""
+    chosen, rows = project.settings.duplicates, sum(counts.values())
+    device = resolve_device(project.settings.device)
+    limit = _BRUTE_FORCE_ROWS[device] if chosen.brute_force_rows is None else chosen.brute_force_rows
+    if rows <= limit:
         return None
-    n_cells = cell_count(len(vectors))
-    step = max(1, len(vectors) // (n_cells * SAMPLE_PER_CELL))
-    return train_cells(vectors[::step], n_cells)
+    certificate = Certificate(
+        artifact="duplicate_cells",
+        code_version=CODE_VERSION,
+        settings={"similarity_floor": project.similarity_floor, "recall": chosen.recall},
+    )
+    stored = fresh(project.cells_url, certificate)
+    if stored and rows <= _GROWTH * stored.facts["made_for"]:
+        return stored.content
+    cells, trained_on = _trained(project, counts, rows, device)
+    table = pa.table({"vector": embedding.packed(cells.centroids.astype(np.float16))})
+    facts = {"margin": cells.margin, "max_ghosts": cells.max_ghosts, "made_for": rows, "trained_on": trained_on}
+    return write_table(project.cells_url, table, certificate, facts).content
+
+
+def _trained(project: Project, counts: Counts, rows: int, device: str) -> tuple[Cells, int]:
+    """Cells trained on shards that lie evenly among all, with the margin that their own duplicates ask for."""
+    n_cells = cell_count(rows)
+    step = max(1, rows // (n_cells * SAMPLE_PER_CELL))
+    vectors = np.concatenate([read_vectors(project, shard) for shard in sorted(counts)[::step]])
+    sample = vectors[:: max(1, len(vectors) // (n_cells * SAMPLE_PER_CELL))]
+    cells = train_cells(sample, n_cells, max_ghosts=_MAX_GHOSTS, device=device)
+    margin = fitted_margin(
+        vectors, cells, project.similarity_floor, project.settings.duplicates.recall, _SAMPLED_FOR_MARGIN, device
+    )
+    return replace(cells, margin=margin), len(sample)
 
 
 def _edge_table(edges: Edges, members: pa.Table) -> pa.Table:
@@ -114,3 +318,7 @@ def _edge_table(edges: Edges, members: pa.Table) -> pa.Table:
     }
     kinds = pa.array([Kind(kind).name.lower() for kind in edges.kind], pa.string())
     return pa.table({"a": edges.a, "b": edges.b, "similarity": edges.similarity, "kind": kinds, **names})
+
+
+def _bools(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.array(column.to_pylist(), np.bool_)

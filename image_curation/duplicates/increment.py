@@ -1,0 +1,75 @@
+"""Edges of an earlier search and of what came since -> the edges of one search over all: what was found is kept.
+
+Whether two vectors are a pair depends on them alone, and the forest of a forest and further edges is the forest of all
+edges. So newcomers are compared with all, and the rest is put together. A forest leaves out the edges that it does not
+need, so where a row has gone, its component's other rows are compared with each other once more.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from image_curation.duplicates.edges import Edges, Kind, Rows, concatenate
+from image_curation.duplicates.forest import spanning_forests
+from image_curation.duplicates.groups import connected_groups
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Numbers for the rows of all shards: those of a shard follow each other, and shards come by name.
+
+    So of two rows the same one is first, whichever other shards there are.
+    """
+
+    first: dict[str, int]
+    """Shard -> the number of its first row."""
+    rows: int
+
+    @classmethod
+    def of(cls, counts: dict[str, int]) -> "Numbering":
+        """Shard -> how many rows it has."""
+        names = sorted(counts)
+        starts = np.cumsum([0, *(counts[name] for name in names)]).tolist()
+        return cls(dict(zip(names, starts, strict=False)), starts[-1])
+
+    def number(self, shards: npt.NDArray[np.object_], positions: Rows) -> Rows:
+        """The number of each row, int64 [m], from its shard, str [m], and its position there; -1 for unknown shards."""
+        names, which = np.unique(shards.astype(str), return_inverse=True) if len(shards) else (shards, shards)
+        firsts = np.array([self.first.get(str(name), -1) for name in names], np.int64)
+        chosen = firsts[which] if len(shards) else np.empty(0, np.int64)
+        return np.where(chosen < 0, -1, chosen + positions)
+
+
+def without(edges: Edges, there: npt.NDArray[np.bool_]) -> tuple[Edges, Rows]:
+    """The edges of components that have lost no row, and the rows that are left of those that have.
+
+    Args:
+        edges: forests of an earlier search, between n rows.
+        there: bool [n], whether a row still is what it was.
+    """
+    component = connected_groups(edges, len(there))
+    hurt = np.zeros(len(there), np.bool_)
+    hurt[component[~there]] = True
+    is_hurt = hurt[component]
+    return edges.take(~is_hurt[edges.a]), np.flatnonzero(is_hurt & there)
+
+
+def merged(parts: list[Edges], n: int) -> Edges:
+    """The spanning forests, one a kind, of all edges of all parts, between n rows.
+
+    Rows of equal vectors are tied to the first of them, as a search over all would have it: a search of parts ties them
+    to the first of each part.
+    """
+    edges = concatenate(parts)
+    semantic = edges.of(Kind.SEMANTIC)
+    equal = connected_groups(semantic.take(semantic.similarity == 1.0), n)
+    copies = np.flatnonzero(equal != np.arange(n))
+    ties = Edges.between(equal[copies], copies, 1.0, Kind.SEMANTIC)
+    rest = edges.take((edges.kind != Kind.SEMANTIC) | (edges.similarity < 1.0))
+    return spanning_forests(concatenate([rest, ties]), n)
+
+
+def renumbered(edges: Edges, number: Rows) -> Edges:
+    """The edges between rows i under the names number[i], which come in the same order."""
+    return replace(edges, a=number[edges.a], b=number[edges.b])

@@ -1,0 +1,201 @@
+"""`duplicate_groups`, its heavy part: the vectors of some shards against those of others -> the close pairs, as a file.
+
+Shards that follow each other make a block, as large as a device likes. A strip is a block against itself and against
+others, which pass by one after the other; so a worker holds three blocks (the next one is read meanwhile), whatever the
+number of vectors: 2.6 GB of a host's memory and 10 GB of a GPU's, or 1.2 GB on a CPU, for 768 dimensions.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from image_curation import embedding
+from image_curation.artifacts import Certificate, digest, read_artifact, read_table
+from image_curation.config import resolve_device
+from image_curation.duplicates import CODE_VERSION
+from image_curation.duplicates.cells import Cells
+from image_curation.duplicates.edges import Edges, Kind, Rows
+from image_curation.duplicates.forest import forest_of_batches
+from image_curation.duplicates.increment import Numbering
+from image_curation.duplicates.products import Products
+from image_curation.duplicates.semantic import Part, distinct_part, part_pairs
+from image_curation.project import Project
+from image_curation.steps.outcome import Made, Outcome, reuse_or_make
+
+_BLOCK_ROWS = {"cpu": 1 << 17, "cuda": 1 << 20}
+AUDITED = 2_000  # rows over all strips whose duplicates are looked for by brute force
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A block of new shards and the blocks to compare it with: shard -> how many vectors, each by name."""
+
+    own: Counts
+    others: tuple[Counts, ...]
+    audited: int
+    """Rows of the block whose duplicates are looked for by brute force too, to measure the recall of the cells."""
+
+    @property
+    def work(self) -> int:
+        """Comparisons, about."""
+        rows = sum(self.own.values())
+        return rows * (rows // 2 + sum(sum(other.values()) for other in self.others))
+
+
+def strips(fresh: Counts, old: Counts, block_rows: int, audited: int) -> list[Strip]:
+    """The comparisons of fresh shards with each other and with old ones, each once, the most work first."""
+    blocks, seen = _blocks(fresh, block_rows), _blocks(old, block_rows)
+    share = -(-audited // max(1, len(blocks)))
+    found = [Strip(block, (*seen, *blocks[:i]), share) for i, block in enumerate(blocks)]
+    return sorted(found, key=lambda strip: -strip.work)
+
+
+def block_rows(project: Project) -> int:
+    """How many vectors a block should have on the project's device."""
+    return _BLOCK_ROWS[resolve_device(project.settings.device)]
+
+
+def _blocks(counts: Counts, rows: int) -> list[Counts]:
+    """Shards in runs of at most so many rows, but at least one shard each."""
+    blocks: list[Counts] = []
+    for shard, n in sorted(counts.items()):
+        if not blocks or sum(blocks[-1].values()) + n > rows:
+            blocks.append({})
+        blocks[-1][shard] = n
+    return blocks
+
+
+def build_strip(project: Project, generation: str | None, strip: Strip) -> Outcome:
+    """Find the close pairs of a strip, down to the project's floor.
+
+    The rows name each end by its shard and its position among that shard's vectors, by key. Where `audited` is true
+    it is a pair of the audit, whether the search found it or not.
+
+    Args:
+        generation: the content hash of the cells to search by, at `project.cells_url`; None compares all.
+    """
+    names = sorted(chain(strip.own, *strip.others))
+    certificate = Certificate(
+        artifact="duplicate_strip",
+        code_version=CODE_VERSION,
+        settings={"floor": project.similarity_floor, "cells": generation, "own": sorted(strip.own)},
+        inputs={shard: read_artifact(project.embeddings_url(shard)).content for shard in names},
+    )
+    url = project.strip_url(digest(certificate.model_dump()))
+    return reuse_or_make(url, certificate, lambda: _make(project, generation, strip))
+
+
+def _make(project: Project, generation: str | None, strip: Strip) -> Made:
+    numbering = Numbering.of({shard: n for counts in (strip.own, *strip.others) for shard, n in counts.items()})
+    floor, products = project.similarity_floor, Products(resolve_device(project.settings.device))
+    cells = read_cells(project) if generation else None
+    audit = _Audit(products, project.profile.duplicate_similarity)
+
+    def batches() -> Iterator[Edges]:
+        own: Part | None = None
+        for block, vectors in _read_ahead(project, (strip.own, *strip.others)):
+            # A block of several shards has gaps in its numbers where shards of other blocks lie between.
+            part, copies = distinct_part(vectors, products, floor, cells, numbers := _numbers(numbering, block))
+            if own is None:
+                own = part
+                yield copies
+                audit.sample(own, strip.audited if cells else 0)
+            audit.look_in(part)
+            del vectors, numbers
+            for a, b, cosine in part_pairs(products, own, part, floor):
+                yield Edges.between(a, b, cosine, Kind.SEMANTIC)
+
+    edges = forest_of_batches(batches(), numbering.rows)
+    rows = _named(numbering, np.concatenate([edges.a, audit.a]), np.concatenate([edges.b, audit.b]))
+    similarity = np.concatenate([edges.similarity, np.ones(len(audit.a))])
+    audited = np.arange(len(similarity)) >= len(edges)
+    return pa.table({**rows, "similarity": similarity, "audited": audited}), {"sampled": audit.sampled}
+
+
+class _Audit:
+    """Sampled rows of a block, and the duplicates of theirs that brute force finds in blocks that pass by."""
+
+    def __init__(self, products: Products, threshold: float) -> None:
+        self._products, self._threshold = products, threshold
+        self._rows: Rows | None = None
+        self.a = self.b = np.empty(0, np.int64)
+        self.sampled = 0
+
+    def sample(self, part: Part, n: int) -> None:
+        self.sampled = min(n, len(part.rows))
+        if self.sampled:
+            chosen = np.sort(np.random.default_rng(0).choice(len(part.rows), self.sampled, replace=False))
+            self._rows, self._block = part.rows[chosen], part.block.take(chosen)
+
+    def look_in(self, part: Part) -> None:
+        if self._rows is None:
+            return
+        for i, j, _ in self._products.close_pairs(self._block, part.block, self._threshold):
+            a, b = self._rows[i], part.rows[j]
+            self.a, self.b = np.concatenate([self.a, a[a != b]]), np.concatenate([self.b, b[a != b]])
+
+
+def _numbers(numbering: Numbering, block: Counts) -> Rows:
+    return np.concatenate([numbering.first[shard] + np.arange(n) for shard, n in sorted(block.items())])
+
+
+def _named(numbering: Numbering, a: Rows, b: Rows) -> dict[str, pa.Array]:
+    """The shard and position of both ends."""
+    names = sorted(numbering.first)
+    firsts = np.array([numbering.first[name] for name in names], np.int64)
+    columns: dict[str, pa.Array] = {}
+    for end, rows in (("a", a), ("b", b)):
+        which = np.searchsorted(firsts, rows, side="right") - 1
+        columns[f"shard_{end}"] = pa.DictionaryArray.from_arrays(
+            pa.array(which.astype(np.int32)), pa.array(names, pa.string())
+        )
+        columns[f"row_{end}"] = pa.array(rows - firsts[which])
+    return columns
+
+
+def _read_ahead(project: Project, blocks: Sequence[Counts]) -> Iterator[tuple[Counts, npt.NDArray[np.float16]]]:
+    """Each block's vectors, the next one being read meanwhile."""
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(read_block, project, blocks[0])
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            vectors = coming.result()
+            if following is not None:
+                coming = ahead.submit(read_block, project, following)
+            yield block, vectors
+
+
+def read_block(project: Project, block: Counts) -> npt.NDArray[np.float16]:
+    """The vectors of a block's shards, by shard and key, fp16 [n, d]; several shards are read at once."""
+    with ThreadPoolExecutor(min(len(block), len(os.sched_getaffinity(0)))) as pool:
+        return np.concatenate(list(pool.map(lambda shard: read_vectors(project, shard), sorted(block))))
+
+
+def read_vectors(project: Project, shard: str) -> npt.NDArray[np.float16]:
+    """The vectors of a shard's samples that have one, by key, fp16 [n, d]."""
+    table = read_table(project.embeddings_url(shard), ["key", "status", "vector"])
+    order = pc.sort_indices(table["key"]).to_numpy()
+    there = np.asarray(pc.equal(table["status"], "ok"))
+    vectors: npt.NDArray[np.float16] = embedding.vectors_of(table)[order[there[order]]]
+    return vectors
+
+
+def read_cells(project: Project) -> Cells:
+    """The generation of cells that is searched by."""
+    artifact = read_artifact(project.cells_url)
+    return _cells(project.cells_url, artifact.content)
+
+
+@cache
+def _cells(url: str, content: str) -> Cells:
+    facts, table = read_artifact(url).facts, read_table(url)
+    return Cells(embedding.vectors_of(table).astype(np.float32), facts["margin"], facts["max_ghosts"])
