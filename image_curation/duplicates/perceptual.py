@@ -26,6 +26,7 @@ def perceptual_edges(
     max_distance: int,
     usable: npt.NDArray[np.bool_] | None = None,
     new: npt.NDArray[np.bool_] | None = None,
+    device: str = "cpu",
 ) -> Edges:
     """The maximum spanning forest of all pairs of hashes within a Hamming distance. No such pair is missed.
 
@@ -38,6 +39,7 @@ def perceptual_edges(
         max_distance: bits that may differ, 0 to 16.
         usable: bool [n], which rows have a hash that says something. A flat image has none: its bits are chance.
         new: bool [n]: only pairs with such a row are wanted, and copies of one hash; the cost is that of these.
+        device: on "cuda" all are compared with all, which is faster there than any index.
 
     Returns:
         At most n - 1 edges with similarity 1 - distance / 64.
@@ -49,7 +51,7 @@ def perceptual_edges(
         raise ConfigError(f"max_distance={max_distance} should be from 0 to {MAX_DISTANCE} bits of {HASH_BITS}.")
     rows = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
     distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
-    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new), len(phash))
+    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new, device), len(phash))
 
 
 def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:
@@ -59,13 +61,40 @@ def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:
 
 
 def _all_edges(
-    phash: Hashes, distinct: Rows, copies: Edges, max_distance: int, new: npt.NDArray[np.bool_] | None
+    phash: Hashes,
+    distinct: Rows,
+    copies: Edges,
+    max_distance: int,
+    new: npt.NDArray[np.bool_] | None,
+    device: str,
 ) -> Iterator[Edges]:
     yield copies
-    if new is not None:  # a hash is new if any row that has it is: its first row may be an old one
-        fresh = np.isin(phash[distinct], phash[new])
-    for i, j, distance in _near_pairs(phash[distinct], max_distance, None if new is None else fresh):
+    hashes = phash[distinct]
+    # A hash is new if any row that has it is: its first row may be an old one.
+    fresh = None if new is None else np.isin(hashes, phash[new])
+    found = (
+        _near_pairs(hashes, max_distance, fresh)
+        if device == "cpu"
+        else _multiplied(hashes, max_distance, fresh, device)
+    )
+    for i, j, distance in found:
         yield Edges.between(distinct[i], distinct[j], 1 - distance / HASH_BITS, Kind.PERCEPTUAL)
+
+
+def _multiplied(
+    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None, device: str
+) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
+    """As `_near_pairs`, by matrix products: hashes as vectors of -1/8 and 1/8 have the cosine 1 - distance / 32."""
+    from image_curation.duplicates.products import Products  # loads torch
+
+    products = Products(device)
+    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8), axis=1)
+    block, _ = products.load((bits * np.float16(0.25) - np.float16(0.125)).astype(np.float16))
+    asked = None if fresh is None else np.flatnonzero(fresh)
+    of = block if asked is None else block.take(asked)
+    for i, j, cosine in products.close_pairs(of, block, 1 - 2 * max_distance / HASH_BITS):
+        i = i if asked is None else asked[i]
+        yield i[i != j], j[i != j], np.rint((1 - cosine[i != j]) * HASH_BITS / 2).astype(np.int64)
 
 
 def _band_radii(max_distance: int) -> list[int]:
@@ -86,7 +115,7 @@ def _masks(radius: int) -> list[int]:
 
 
 def _near_pairs(
-    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None
+    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
     """Positions and distance of all pairs of distinct hashes within `max_distance`, in batches.
 
@@ -100,7 +129,7 @@ def _near_pairs(
         askers = None if fresh is None else fresh[order]
         for i, j in _candidates(values[:, band], _masks(radii[band]), askers):
             distance = hamming(ranked[i], ranked[j])
-            near = np.flatnonzero(distance <= max_distance)
+            near = np.flatnonzero((distance <= max_distance) & (i != j))  # with `askers`, each meets itself
             i, j = i[near], j[near]
             met_before = (np.bitwise_count(values[i, :band] ^ values[j, :band]) <= radii[:band]).any(axis=1)
             yield order[i[~met_before]], order[j[~met_before]], distance[near[~met_before]].astype(np.int64)
@@ -112,7 +141,7 @@ def _bands(hashes: Hashes) -> npt.NDArray[np.uint16]:
 
 
 def _candidates(
-    ranked: npt.NDArray[np.uint16], masks: list[int], askers: npt.NDArray[np.bool_] | None
+    ranked: npt.NDArray[np.uint16], masks: list[int], askers: npt.NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[Rows, Rows]]:
     """Pairs of places, each once, whose values differ by exactly one of the masks. The values are sorted.
 

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from image_curation.duplicates.edges import Rows
-from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold, cosine_of_dots
+from image_curation.duplicates.vectors import Float16s, Float64s, check_norms, check_threshold, cosine_of_dots
 from image_curation.kernels import triton_runs
 
 # How far a product of unit rows, rounded to each type and summed in fp32, may be from the true cosine: by Cauchy and
 # Schwarz one unit roundoff for each factor, for bf16 one more for the result; and the sum's own, for 16,384 dimensions.
 _BAND = {torch.float32: 2.0**-9, torch.float16: 2.0**-10 + 2.0**-9, torch.bfloat16: 3 * 2.0**-9 + 2.0**-9}
+_ALIGNED = 8  # what a row's numbers are a multiple of: a GPU copies tiles whose rows begin at 16 bytes
 _TILE_ROWS = 2_048  # a side: 8 MB of scores
 _SMALL_PRODUCT = 1 << 24  # scores of a product that is not worth a kernel of its own
 _KERNEL_ROWS = 16_384  # that are compared with all others by one call of the kernel
@@ -33,7 +35,7 @@ class Block:
 
     Attributes:
         values: fp16 [n, d], as given.
-        unit: [n, d], scaled to unit length, in the type that proposes.
+        unit: [n, d or a little more], scaled to unit length, in the type that proposes; filled up with zeros.
         squares: float64 [n], exact squared norms.
     """
 
@@ -51,30 +53,48 @@ class Block:
 
 
 class Products:
-    """Compares vectors on one device: "cpu" or "cuda"."""
+    """Compares vectors on one device: "cpu" or "cuda".
+
+    Attributes:
+        proposes: the type in which a product proposes pairs.
+    """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
-        self._dtype = torch.float16 if self.device.type == "cuda" else _cpu_dtype()
+        self.proposes = torch.float16 if self.device.type == "cuda" else _cpu_dtype()
 
-    def load(self, vectors: Float16s) -> Block:
-        """Bring vectors, fp16 [n, d], to the device.
+    def load(self, vectors: Float16s) -> tuple[Block, Rows]:
+        """Bring vectors, fp16 [n, d], to the device: those rows that are neither zero nor NaN, and which these are.
 
         Raises:
             ArtifactError: a row is far longer than a unit vector, so that its products would not be exact.
-            ValueError: a row holds no vector: it is zero or not finite.
         """
-        measured = Vectors.measure(vectors)
-        if len(measured.rows) < len(vectors):
-            raise ValueError(f"{len(vectors) - len(measured.rows)} of {len(vectors)} rows hold no vector")
-        values = torch.from_numpy(measured.values).to(self.device)
-        squares = torch.from_numpy(measured.squares).to(self.device)
-        unit = torch.empty(values.shape, dtype=self._dtype, device=self.device)
+        values = torch.from_numpy(np.ascontiguousarray(vectors)).to(self.device)
+        squares = torch.empty(len(values), dtype=torch.float64, device=self.device)
+        for rows in self._chunks(values):
+            squares[rows] = values[rows].double().square_().sum(1)
+        check_norms(squares.cpu().numpy())
+        there = torch.nonzero((squares > 0) & squares.isfinite())[:, 0]
+        if len(there) < len(values):
+            values, squares = values[there], squares[there]
+        n, d = values.shape
+        unit = torch.zeros((n, -(-d // _ALIGNED) * _ALIGNED), dtype=self.proposes, device=self.device)
+        for rows in self._chunks(values):
+            unit[rows, :d] = values[rows].float() / squares[rows].sqrt().float()[:, None]
+        return Block(values, unit, squares), there.cpu().numpy()
+
+    def row_hashes(self, block: Block) -> Rows:
+        """int64 [n]: equal for rows of equal bytes, and hardly ever for others."""
+        hashes = torch.empty(len(block), dtype=torch.int64, device=self.device)
+        odd = np.random.default_rng(0).integers(-(2**62), 2**62, block.values.shape[1]) * 2 + 1
+        factors = torch.from_numpy(odd).to(self.device)
+        for rows in self._chunks(block.values):
+            hashes[rows] = (block.values[rows].view(torch.int16).long() * factors).sum(1)
+        return hashes.cpu().numpy()
+
+    def _chunks(self, values: torch.Tensor) -> list[slice]:
         step = max(1, _EXACT_VALUES // max(1, values.shape[1]))
-        for start in range(0, len(values), step):
-            rows = slice(start, start + step)
-            unit[rows] = values[rows].float() / squares[rows].sqrt().float()[:, None]
-        return Block(values, unit, squares)
+        return [slice(start, start + step) for start in range(0, len(values), step)]
 
     def close_pairs(
         self, x: Block, y: Block, threshold: float, rows: tuple[Rows, Rows] | None = None
@@ -90,7 +110,7 @@ class Products:
         check_threshold(threshold)
         left, right = (x.unit, y.unit) if rows is None else (_some(x.unit, rows[0]), _some(y.unit, rows[1]))
         is_same = x is y and (rows is None or rows[0] is rows[1])
-        for i, j in self._proposed(left, right, threshold - _BAND[self._dtype], is_same):
+        for i, j in self._proposed(left, right, threshold - _BAND[self.proposes], is_same):
             if rows is not None:
                 i, j = (torch.from_numpy(own).to(self.device)[at] for own, at in zip(rows, (i, j), strict=True))
             cosine = self._cosine(x, y, i, j)

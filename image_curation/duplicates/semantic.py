@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from image_curation.duplicates.cells import Assignment, Cells, assign
 from image_curation.duplicates.edges import Edges, Kind, Rows, collapse
@@ -77,13 +78,18 @@ def distinct_part(
 
     Rows of zeros or NaN are left out.
     """
-    measured = Vectors.measure(vectors)
-    distinct, copies = collapse(measured.row_hashes(measured.rows), measured.rows, Kind.SEMANTIC)
-    if (measured.values[copies.a] != measured.values[copies.b]).any():  # two rows of one hash
-        distinct, copies = collapse(measured.row_bytes(measured.rows), measured.rows, Kind.SEMANTIC)
-    chosen = measured.values[distinct]
-    cells_of = assign(chosen, cells, threshold, products.device.type) if cells else None
-    part = Part(products.load(chosen), numbers[distinct], cells_of, len(cells.centroids) if cells else 0)
+    block, there = products.load(vectors)
+    numbers = numbers[there]
+    first, copies = collapse(products.row_hashes(block), np.arange(len(there)), Kind.SEMANTIC)
+    if len(copies):
+        ends = (torch.from_numpy(rows).to(products.device) for rows in (copies.a, copies.b))
+        one, other = (block.values[rows].view(torch.int16) for rows in ends)
+        if not torch.equal(one, other):  # two rows of one hash
+            measured = Vectors.measure(vectors)
+            first, copies = collapse(measured.row_bytes(there), np.arange(len(there)), Kind.SEMANTIC)
+        block = block.take(first)
+    cells_of = assign(vectors[there[first]], cells, threshold, products.device.type) if cells else None
+    part = Part(block, numbers[first], cells_of, len(cells.centroids) if cells else 0)
     return part, Edges.between(numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC)
 
 
@@ -222,11 +228,11 @@ def _sampled(rows: Rows, queries: int, seed: int = 0) -> Rows:
 
 def _duplicates_of(products: Products, measured: Vectors, sample: Rows, threshold: float) -> Pairs:
     """All pairs of a sampled row and another row that are duplicates, from the sampled row's side."""
-    asked = products.load(measured.values[sample])
+    asked, _ = products.load(measured.values[sample])
     parts: list[Pairs] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for start in range(0, len(measured.rows), _RECALL_ROWS):
         rows = measured.rows[start : start + _RECALL_ROWS]
-        for i, j, cosine in products.close_pairs(asked, products.load(measured.values[rows]), threshold):
+        for i, j, cosine in products.close_pairs(asked, products.load(measured.values[rows])[0], threshold):
             a, b = sample[i], rows[j]
             parts.append((a[a != b], b[a != b], cosine[a != b]))
     a, b, cosine = (np.concatenate(columns) for columns in zip(*parts, strict=True))

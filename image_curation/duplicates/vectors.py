@@ -50,10 +50,7 @@ class Vectors:
             wide = values[part].astype(np.float64)
             squares[part] = np.einsum("ij,ij->i", wide, wide)
         squares[~np.isfinite(squares)] = np.nan
-        long = np.flatnonzero(squares > MAX_NORM**2)
-        if len(long):
-            norm = squares[long[0]] ** 0.5
-            raise ArtifactError(f"vector {long[0]} has norm {norm:.4g} and should have 1. Make the embeddings again.")
+        check_norms(squares)
         return cls(values, squares, np.flatnonzero(squares > 0))
 
     def cosine(self, x: Rows, y: Rows) -> Float64s:
@@ -85,13 +82,6 @@ class Vectors:
         whole: npt.NDArray[np.void] = self.values[rows].view(np.dtype((np.void, width))).ravel()
         return whole
 
-    def row_hashes(self, rows: Rows) -> Rows:
-        """int64 [len(rows)]: equal for rows of equal bytes, and hardly ever for others."""
-        hashes = np.empty(len(rows), np.int64)
-        for part in _chunks(len(rows), self.values.shape[1]):
-            hashes[part] = [hash(row) for row in self.row_bytes(rows[part]).tolist()]
-        return hashes
-
     def _wide(self, rows: Rows) -> Float64s:
         wide: Float64s = self.values[rows].astype(np.float64)
         return wide
@@ -107,6 +97,14 @@ def cosine_of_dots(dots: Float64s, x_squares: Float64s, y_squares: Float64s) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine: Float64s = np.minimum(dots / np.sqrt(x_squares * y_squares), 1.0)
     return cosine
+
+
+def check_norms(squares: Float64s) -> None:
+    """Raises ArtifactError where a row of these squared norms is so long that its products would not be exact."""
+    long = np.flatnonzero(np.isfinite(squares) & (squares > MAX_NORM**2))
+    if len(long):
+        norm = squares[long[0]] ** 0.5
+        raise ArtifactError(f"vector {long[0]} has norm {norm:.4g} and should have 1. Make the embeddings again.")
 
 
 def check_threshold(threshold: float) -> None:

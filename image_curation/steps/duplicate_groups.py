@@ -130,19 +130,20 @@ def _search(
     new = {shard: n for shard, n in counts.items() if shard not in old}
     compared = strips(new, old, block_rows(project), AUDITED)
     found, audit, sampled = _semantic(project, generation, compared, numbering, cluster)
-    distance = project.settings.duplicates.max_phash_distance
+    distance, device = project.settings.duplicates.max_phash_distance, resolve_device(project.settings.device)
     is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)])
     parts += [
         found,
         exact_edges(hashes["sha256"]),
-        perceptual_edges(hashes["phash"].to_numpy(), distance, _bools(hashes["textured"]), is_new),
+        perceptual_edges(hashes["phash"].to_numpy(), distance, _bools(hashes["textured"]), is_new, device),
     ]
     edges = merged(parts, numbering.rows)
     rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
     members = _members(project, numbering, rows, hashes, known)
     local = Edges(ends[: len(edges)], ends[len(edges) :], edges.similarity, edges.kind)
-    write_table(project.edges_url, _edge_table(local, members), certificate)
+    stored = write_table(project.edges_url, _edge_table(local, members), certificate)
     return members, {
+        "edges": stored.content,
         "samples": numbering.rows,
         "samples_compared_anew": sum(new.values()),
         "pairs": {kind.name.lower(): len(edges.of(kind)) for kind in Kind},
@@ -166,7 +167,7 @@ def _parts_of(project: Project, known: _Known, numbering: Numbering, generation:
             renumbered(edges, number[hurt])
             for edges in (
                 semantic_edges(embedding.vectors_of(left), project.similarity_floor, cells, device),
-                perceptual_edges(left["phash"].to_numpy(), distance, _bools(left["textured"])),
+                perceptual_edges(left["phash"].to_numpy(), distance, _bools(left["textured"]), device=device),
             )
         ]
     return parts
