@@ -5,73 +5,18 @@ with each other once more, all of them, in tiles.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from image_curation.duplicates.alike import Alike, Bools
 from image_curation.duplicates.edges import Rows
-from image_curation.duplicates.exact import Hashes, content_codes
-from image_curation.duplicates.perceptual import hamming
-from image_curation.duplicates.vectors import TILE_ROWS, Float16s, Vectors
+from image_curation.duplicates.vectors import TILE_ROWS
 
-Bools = npt.NDArray[np.bool_]
 BLOCK_ROWS = 256  # rows decided at a time: many small groups share a block, whose pairs across groups are wasted work
 
 
-@dataclass(frozen=True, eq=False)
-class Alike:
-    """When two of n rows are duplicates of each other directly: same bytes, near hashes or near vectors.
-
-    Attributes:
-        vectors: of n rows.
-        codes: int64 [n] from `content_codes`.
-        phash, usable: uint64 [n] and bool [n], as for `perceptual_edges`.
-        min_similarity, max_distance, exact: as for `filter_edges`.
-    """
-
-    vectors: Vectors
-    codes: Rows
-    phash: npt.NDArray[np.uint64]
-    usable: Bools
-    min_similarity: float | None
-    max_distance: int | None
-    exact: bool = True
-
-    @classmethod
-    def measure(
-        cls,
-        vectors: Float16s,
-        sha256: Hashes,
-        phash: npt.NDArray[np.uint64],
-        usable: Bools,
-        min_similarity: float | None,
-        max_distance: int | None,
-        exact: bool = True,
-    ) -> "Alike":
-        """Of vectors fp16 [n, d], zeros or NaN where there is none, and n content hashes; the rest is as above."""
-        measured, codes = Vectors.measure(vectors), content_codes(sha256)
-        return cls(measured, codes, phash, usable, min_similarity, max_distance, exact)
-
-    def between(self, x: Rows, y: Rows) -> Bools:
-        """bool [len(x), len(y)]: whether row x[i] and row y[j] are alike. At most `TILE_ROWS` rows a side."""
-        alike = np.zeros((len(x), len(y)), np.bool_)
-        if self.exact:
-            alike |= (self.codes[x][:, None] == self.codes[y]) & (self.codes[y] >= 0)
-        if self.max_distance is not None:
-            near = hamming(self.phash[x][:, None], self.phash[y]) <= self.max_distance
-            alike |= near & self.usable[x][:, None] & self.usable[y]
-        if self.min_similarity is not None:
-            in_x, in_y = (np.flatnonzero(self.vectors.squares[rows] > 0) for rows in (x, y))
-            i, j, _ = self.vectors.close_places(x[in_x], y[in_y], self.min_similarity)
-            alike[in_x[i], in_y[j]] = True
-        return alike
-
-
-def choose_leaders(
-    labels: Rows, rank: Rows, eligible: Bools, alike: Alike, rule: Literal["star", "ranked"]
-) -> Rows:
+def choose_leaders(labels: Rows, rank: Rows, eligible: Bools, alike: Alike, rule: Literal["star", "ranked"]) -> Rows:
     """The row for which each row goes: the best ranked one that is alike directly and may take others with it.
 
     `star`: in order of rank, an eligible row goes if a row that stays is alike, and else stays. So each row that goes
@@ -100,7 +45,7 @@ def choose_leaders(
         leading = leading[labels[leading] == labels[rows[0]]]
         for tile in _blocks(leading, TILE_ROWS):
             _follow(leader, rows[(labels[rows] == labels[rows[0]]) & (leader[rows] < 0)], tile, alike)
-        _decide(leader, rows, eligible, alike.between(rows, rows) & (labels[rows][:, None] == labels[rows]), rule)
+        _decide(leader, rows, eligible, alike.all_pairs(rows, rows) & (labels[rows][:, None] == labels[rows]), rule)
         taking = eligible[rows] & ((leader[rows] == rows) | (rule == "ranked"))
         leading = np.concatenate([leading, rows[taking]])
         leading = leading[labels[leading] == labels[rows[-1]]]
@@ -113,7 +58,7 @@ def _blocks(rows: Rows, size: int) -> Iterator[Rows]:
 
 def _follow(leader: Rows, rows: Rows, tile: Rows, alike: Alike) -> None:
     """Give each of `rows` the first row of `tile` that is alike."""
-    takes = alike.between(rows, tile)
+    takes = alike.all_pairs(rows, tile)
     taken = takes.any(axis=1)
     leader[rows[taken]] = tile[takes[taken].argmax(axis=1)]
 
