@@ -83,7 +83,7 @@ def similarity_to_survivor(survivor: Rows, alike: Alike) -> Relations:
     """Compare each row with its survivor directly, by the same columns and thresholds that made the groups.
 
     Args:
-        survivor: int64 [n] from `choose_survivors`.
+        survivor: int64 [n] from `choose_survivors` or `choose_leaders`.
         alike: the n rows and the thresholds.
     """
     rows = np.flatnonzero(survivor >= 0)
