@@ -44,7 +44,10 @@ def choose_leaders(labels: Rows, rank: Rows, eligible: Bools, alike: Alike, rule
     for rows in _blocks(np.lexsort((rank, ~eligible, labels)), BLOCK_ROWS):
         leading = leading[labels[leading] == labels[rows[0]]]
         for tile in _blocks(leading, TILE_ROWS):
-            _follow(leader, rows[(labels[rows] == labels[rows[0]]) & (leader[rows] < 0)], tile, alike)
+            free = rows[(labels[rows] == labels[rows[0]]) & (leader[rows] < 0)]
+            if len(free) == 0:
+                break
+            _follow(leader, free, tile, alike)
         _decide(leader, rows, eligible, alike.all_pairs(rows, rows) & (labels[rows][:, None] == labels[rows]), rule)
         taking = eligible[rows] & ((leader[rows] == rows) | (rule == "ranked"))
         leading = np.concatenate([leading, rows[taking]])
