@@ -7,7 +7,7 @@ from assets.metadata import Metadata, counts, picture
 from assets.partitions import backfill_policy, done, shards
 from assets.scores import aesthetic_scores, nsfw_scores
 from assets.shard_step import OWNERS, PICTURED_SHARDS, record_shards
-from image_curation.audit import shard_ledger
+from image_curation.audit import largest_group, shard_ledger
 from image_curation.project import Project
 from image_curation.selection import CODE_VERSION
 from image_curation.steps.outcome import Outcome
@@ -37,8 +37,9 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
     scored = sorted(set(done(context.instance, "aesthetic_scores")) & set(done(context.instance, "nsfw_scores")))
     outcomes = build_selection(project, scored)
     finished: dict[str, Metadata] = {}
+    largest = {"largest_group": largest_group(project, list(outcomes))}
     for shard, outcome in outcomes.items():
-        metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS)
+        metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS) | largest
         if shard in asked:
             finished[shard] = metadata
         elif not outcome.reused:
@@ -57,6 +58,7 @@ def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) ->
         "ledger": ledger.sentence(),
         "dropped": counts(ledger.dropped, "reason"),
         "failed": counts(ledger.failed, "error"),
+        **{name: outcome.artifact.facts[name] for name in ("smallest_similarity", "duplicates_below_limit")},
         "rows": outcome.artifact.rows,
         "reused": outcome.reused,
         "policy": project.policy.fingerprint(),

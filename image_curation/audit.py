@@ -57,6 +57,18 @@ def total_ledger(ledgers: Iterable[Ledger]) -> Ledger:
     return sum(ledgers, Ledger())
 
 
+def largest_group(project: Project, shards: Sequence[str]) -> int:
+    """Members of the largest duplicate group, over all shards together; 0 where there is none.
+
+    Raises:
+        ArtifactError: a shard has no selection yet.
+    """
+    sizes = Counter[str]()
+    for shard in shards:
+        sizes.update(read_table(project.selection_url(shard), ["group"])["group"].drop_null().to_pylist())
+    return max(sizes.values(), default=0)
+
+
 def unreadable_shards(project: Project, shards: Sequence[str]) -> dict[str, str]:
     """Shards whose tar cannot be read at all, and why. How many samples they hold is not known."""
     return _told({shard: read_artifact(project.index_url(shard)).facts for shard in shards}, "unreadable")

@@ -12,6 +12,7 @@ from image_curation.errors import ConfigError
 
 Null = Literal["keep", "drop"]
 Rank = Literal["aesthetic", "resolution", "bytes", "caption", "sharpness", "first"]
+Grouping = Literal["components", "star", "ranked"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -63,6 +64,16 @@ class DuplicateRules(_Section):
     )
     survivor: tuple[Rank, ...] = Field(
         ("aesthetic", "resolution", "bytes", "first"), min_length=1, description="best first; ties end at the hash"
+    )
+    groups: Grouping = Field(
+        "components",
+        description="who goes; components: all but one; star: all like one that stays; ranked: all like a better one",
+    )
+    min_keeper_similarity: Fraction | None = Field(
+        None, description="cosine to the one that stays, below which components are split; null: they are not"
+    )
+    warn_below: Fraction | Literal["auto"] | None = Field(
+        "auto", description="cosine to the one that stays; auto: 0.05 below min_similarity; null: no warning"
     )
 
 

@@ -80,6 +80,12 @@ class Project:
         return self.profile.duplicate_similarity if chosen in ("auto", None) else float(chosen)
 
     @property
+    def warn_below(self) -> float | None:
+        """The cosine to its representative below which a dropped duplicate is worth a warning; None: no such."""
+        chosen = self.policy.duplicates.warn_below
+        return max(0.0, round(self.min_similarity - 0.05, 6)) if chosen == "auto" else chosen
+
+    @property
     def similarity_floor(self) -> float:
         """The cosine down to which pairs are searched and stored, whatever the policy."""
         return round(self.profile.duplicate_similarity - self.settings.duplicates.similarity_margin, 6)

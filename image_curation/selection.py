@@ -5,16 +5,19 @@ of which there are few. `decide` puts both together into one row for every sampl
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_curation.duplicates.edges import Edges
+from image_curation.duplicates.alike import Alike
+from image_curation.duplicates.edges import Edges, Rows
 from image_curation.duplicates.groups import choose_survivors, connected_groups, filter_edges, similarity_to_survivor
-from image_curation.policy import Policy, Rank
+from image_curation.duplicates.rules import choose_leaders, last_leaders
+from image_curation.policy import DuplicateRules, Policy, Rank
 
 CODE_VERSION = "1"
 
@@ -25,7 +28,7 @@ SELECTION_SCHEMA = pa.schema(
         pa.field("decision", pa.string(), nullable=False),  # kept | dropped | failed
         pa.field("reason", pa.string()),  # null when kept; the status when failed
         pa.field("detail", pa.string()),  # the sentence for people
-        pa.field("group", pa.string()),  # shard/key of the group's survivor; null for a sample without duplicates
+        pa.field("group", pa.string()),  # shard/key of the one that stays; null for a sample without duplicates
         pa.field("representative_shard", pa.string()),
         pa.field("representative_key", pa.string()),
         pa.field("similarity", pa.float64()),  # cosine to the representative
@@ -118,8 +121,9 @@ def resolve_duplicates(
 ) -> pa.Table:
     """Which member of each duplicate group stays.
 
-    Groups are the connected components of the edges that pass the policy's thresholds. Of each group the best member
-    *among those that no other rule drops* stays, so that an image which is dropped anyway takes no other with it.
+    The edges that pass the policy's thresholds link members to connected components, within which the policy's rule
+    `groups` decides. Only members *that no other rule drops* stay or take others with them, so that an image which is
+    dropped anyway takes no other with it.
 
     Args:
         members: m rows, one for each row that an edge names, with `shard`, `key`, `sha256`, `phash`, `textured`,
@@ -130,19 +134,18 @@ def resolve_duplicates(
         min_similarity: cosine, the policy's or what the encoder's profile recommends for `auto`.
 
     Returns:
-        One row for each member of a group of two or more: shard, key, representative_shard, representative_key,
-        similarity, how, is_duplicate. The representative is null where no member is eligible.
+        One row for each member of a group of two or more: shard, key, group, representative_shard,
+        representative_key, similarity, how, is_duplicate. The group is named after the member that stays, which is the
+        representative too but where `ranked` drops a member for one that went itself. Group and representative are null
+        where there is nobody eligible to take the member with it.
     """
     rules = policy.duplicates
     semantic = None if rules.min_similarity is None else min_similarity
     used = filter_edges(edges, min_similarity=semantic, max_distance=rules.max_phash_distance, exact=rules.exact)
     labels = connected_groups(used, len(members))
     eligible = _bools(members["eligible"])
-    survivor = choose_survivors(labels, _rank(members, rules.survivor), eligible)
-    grouped = np.flatnonzero(np.bincount(labels, minlength=len(members))[labels] > 1)
-    relations = similarity_to_survivor(
+    alike = Alike.measure(
         vectors,
-        survivor,
         members["sha256"],
         members["phash"].to_numpy(),
         min_similarity=semantic,
@@ -150,6 +153,12 @@ def resolve_duplicates(
         exact=rules.exact,
         usable=_bools(members["textured"]),
     )
+    survivor = _survivors(labels, _rank(members, rules.survivor), eligible, alike, rules)
+    last = last_leaders(survivor)
+    sizes = np.bincount(labels, minlength=len(members))[labels]
+    sizes[last >= 0] = np.bincount(last[last >= 0], minlength=len(members))[last[last >= 0]]
+    grouped = np.flatnonzero(sizes > 1)
+    relations = similarity_to_survivor(survivor, alike)
     chosen = survivor[grouped]
     names = {
         f"representative_{name}": pa.array(members[name].take(np.maximum(chosen, 0)).to_pylist(), mask=chosen < 0)
@@ -159,12 +168,29 @@ def resolve_duplicates(
         {
             "shard": members["shard"].take(grouped),
             "key": members["key"].take(grouped),
+            "group": _group_names(members, last[grouped]),
             **names,
             "similarity": pa.array(relations.similarity[grouped], mask=chosen < 0),
             "how": pa.array([str(how) or None for how in relations.found[grouped]], pa.string()),
             "is_duplicate": eligible[grouped] & (chosen >= 0) & (chosen != grouped),
         }
     )
+
+
+def _survivors(labels: Rows, rank: Rows, eligible: npt.NDArray[np.bool_], alike: Alike, rules: DuplicateRules) -> Rows:
+    """int64 [m]: the member for which each goes by the policy's rule: itself if it stays, -1 if there is none."""
+    if rules.groups != "components":
+        return choose_leaders(labels, rank, eligible, alike, rules.groups)
+    if rules.min_keeper_similarity is None:
+        return choose_survivors(labels, rank, eligible)
+    # Whoever the best of a component does not reach forms a group with those that the next best reaches, and so on
+    close = replace(alike, min_similarity=rules.min_keeper_similarity, max_distance=None)
+    return choose_leaders(labels, rank, eligible, close, "star")
+
+
+def _group_names(members: pa.Table, last: Rows) -> pa.Array:
+    names = pc.binary_join_element_wise(members["shard"], members["key"], "/").to_pylist()
+    return pa.array([names[row] if row >= 0 else None for row in last], pa.string())
 
 
 def _bools(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -225,9 +251,9 @@ def _decision(
     row["decision"] = "failed" if sample["status"] != "ok" else "dropped" if reason else "kept"
     if twin is None:
         return row
-    row.update({name: twin[name] for name in ("representative_shard", "representative_key", "similarity", "how")})
-    if twin["representative_key"] is not None:
-        row["group"] = f"{twin['representative_shard']}/{twin['representative_key']}"
+    row.update(
+        {name: twin[name] for name in ("group", "representative_shard", "representative_key", "similarity", "how")}
+    )
     if twin["is_duplicate"] and row["decision"] == "kept":
         row.update(decision="dropped", reason=f"duplicate_{twin['how']}", detail=_duplicate_sentence(twin))
     return row
@@ -242,3 +268,15 @@ def _duplicate_sentence(twin: dict[str, object]) -> str:
     }[str(twin["how"])]
     survivor = f"{twin['representative_shard']}/{twin['representative_key']}"
     return f"{how} {survivor} (cosine {twin['similarity']:.4f}), which ranks higher"
+
+
+def similarity_facts(decided: pa.Table, warn_below: float | None) -> dict[str, Any]:
+    """How unlike their representatives dropped duplicates are: what chains do to a selection.
+
+    Args:
+        decided: rows of SELECTION_SCHEMA, or its columns `reason` and `similarity`.
+        warn_below: cosine below which to count; None counts nothing.
+    """
+    gone = decided.filter(pc.fill_null(pc.starts_with(decided["reason"], "duplicate_"), False))["similarity"]
+    below = 0 if warn_below is None else pc.sum(pc.less(gone, warn_below)).as_py() or 0
+    return {"smallest_similarity": pc.min(gone).as_py(), "duplicates_below_limit": below}

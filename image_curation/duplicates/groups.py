@@ -8,10 +8,9 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from image_curation.duplicates.alike import Alike
 from image_curation.duplicates.edges import HASH_BITS, Edges, Kind, Rows
-from image_curation.duplicates.exact import Hashes, content_codes
-from image_curation.duplicates.perceptual import hamming
-from image_curation.duplicates.vectors import Float16s, Float64s, Vectors
+from image_curation.duplicates.vectors import Float64s
 
 Found = Literal["exact", "perceptual", "semantic", "chain", ""]
 
@@ -80,38 +79,18 @@ class Relations:
     found: npt.NDArray[np.str_]
 
 
-def similarity_to_survivor(
-    vectors: Float16s,
-    survivor: Rows,
-    sha256: Hashes,
-    phash: npt.NDArray[np.uint64],
-    min_similarity: float | None,
-    max_distance: int | None,
-    exact: bool = True,
-    usable: npt.NDArray[np.bool_] | None = None,
-) -> Relations:
+def similarity_to_survivor(survivor: Rows, alike: Alike) -> Relations:
     """Compare each row with its survivor directly, by the same columns and thresholds that made the groups.
 
     Args:
-        vectors: fp16 [n, d]; zeros or NaN where there is none.
-        survivor: int64 [n] from `choose_survivors`.
-        sha256: n content hashes, null where there is none.
-        phash, usable: uint64 [n] and bool [n], as for `perceptual_edges`.
-        min_similarity, max_distance, exact: as for `filter_edges`.
+        survivor: int64 [n] from `choose_survivors` or `choose_leaders`.
+        alike: the n rows and the thresholds.
     """
     rows = np.flatnonzero(survivor >= 0)
     kept = survivor[rows]
-    cosine = Vectors.measure(vectors).cosine(rows, kept)
-    codes = content_codes(sha256)
-    near = hamming(phash[rows], phash[kept]) <= (-1 if max_distance is None else max_distance)
-    conditions = [
-        rows == kept,
-        (codes[rows] == codes[kept]) & (codes[rows] >= 0) & exact,
-        near if usable is None else near & usable[rows] & usable[kept],
-        cosine >= (np.inf if min_similarity is None else min_similarity),
-    ]
+    *kinds, cosine = alike.of_pairs(rows, kept)
     names: list[Found] = ["", "exact", "perceptual", "semantic"]
     similarity, found = np.full(len(survivor), np.nan), np.full(len(survivor), "", "<U10")
     similarity[rows] = cosine
-    found[rows] = np.select(conditions, names, "chain")
+    found[rows] = np.select([rows == kept, *kinds], names, "chain")
     return Relations(similarity, found)

@@ -66,6 +66,11 @@ class Vectors:
 
         Memory is that of one tile: call it with at most `TILE_ROWS` rows a side. All rows must hold a vector.
         """
+        i, j, cosine = self.close_places(x, y, threshold)
+        return x[i], y[j], cosine
+
+    def close_places(self, x: Rows, y: Rows, threshold: float) -> tuple[Rows, Rows, Float64s]:
+        """As `close_pairs`, with places in `x` and in `y` for row numbers."""
         proposed = self._unit32(x) @ self._unit32(y).T >= threshold - _band(self.values.shape[1])
         i, j = np.nonzero(proposed)
         if len(i) * 64 > proposed.size:  # so many that one product of the tile is cheaper; the numbers are the same
@@ -74,7 +79,7 @@ class Vectors:
         else:
             cosine = self.cosine(x[i], y[j])
         close = cosine >= threshold
-        return x[i[close]], y[j[close]], cosine[close]
+        return i[close], j[close], cosine[close]
 
     def row_bytes(self, rows: Rows) -> npt.NDArray[np.void]:
         """[len(rows)], each the bytes of a row as one value that sorts and compares."""

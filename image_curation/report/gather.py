@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 
 import image_curation
 from image_curation.artifacts import read_artifact, read_table
-from image_curation.audit import null_score_reasons, shard_ledger, total_ledger, unreadable_shards
+from image_curation.audit import largest_group, null_score_reasons, shard_ledger, total_ledger, unreadable_shards
 from image_curation.project import Project
 from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
 from image_curation.report.measures import HISTOGRAM_MEASURES, measure_histogram
 from image_curation.report.thumbnails import thumbnails
 from image_curation.samples import read_samples
+from image_curation.selection import similarity_facts
 
 SHEET_IMAGES = 48
 GROUPS = 24
@@ -50,7 +51,7 @@ def gather(project: Project, shards: Sequence[str]) -> ReportData:
             Failure(row["shard"], row["key"], row["status"], row["error"])
             for row in failures.slice(0, FAILURES).to_pylist()
         ],
-        warnings=_warnings(project, shards),
+        warnings=_warnings(project, shards, samples),
         total_groups=n_groups,
         total_failures=len(failures),
     )
@@ -75,9 +76,27 @@ def _created_from(project: Project) -> dict[str, str]:
     }
 
 
-def _warnings(project: Project, shards: Sequence[str]) -> list[str]:
+def _warnings(project: Project, shards: Sequence[str], samples: pa.Table) -> list[str]:
     warnings = [f"Shard {shard} cannot be read: {why}" for shard, why in unreadable_shards(project, shards).items()]
+    warnings += _chain_warning(project, shards, samples)
     return warnings + ([project.profile.caution] if project.profile.caution else [])
+
+
+def _chain_warning(project: Project, shards: Sequence[str], samples: pa.Table) -> list[str]:
+    facts = similarity_facts(samples, project.warn_below)
+    if not facts["duplicates_below_limit"]:
+        return []
+    text = (
+        f"Dropped duplicates with a cosine to their representative below {project.warn_below:g}: "
+        f"{facts['duplicates_below_limit']:,}, the smallest {facts['smallest_similarity']:.4f}. "
+        f"The largest group has {largest_group(project, shards):,} images."
+    )
+    if project.policy.duplicates.groups == "components":
+        text += (
+            " In the policy, `groups: star` drops none that is only linked through others, and `min_keeper_similarity` "
+            "splits such groups."
+        )
+    return [text]
 
 
 def _histograms(project: Project, samples: pa.Table, null_reasons: dict[str, str]) -> list[Histogram]:

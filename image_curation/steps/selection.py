@@ -17,7 +17,7 @@ from image_curation.artifacts import Certificate, digest, read_artifact
 from image_curation.duplicates.edges import Edges
 from image_curation.project import Project
 from image_curation.samples import SCORES, read_samples
-from image_curation.selection import CODE_VERSION, decide, judge, resolve_duplicates
+from image_curation.selection import CODE_VERSION, decide, judge, resolve_duplicates, similarity_facts
 from image_curation.steps.duplicate_groups import read_duplicates
 from image_curation.steps.outcome import Made, Outcome, count, reuse_or_make
 
@@ -100,6 +100,7 @@ def _write(project: Project, shard: str, item: Judged, duplicates: pa.Table) -> 
 
     def make() -> Made:
         table = decide(item.samples, item.reasons, item.details, own)
-        return table, {"decisions": count(table["decision"].to_pylist()), "reasons": count(table["reason"].to_pylist())}
+        facts = {"decisions": count(table["decision"].to_pylist()), "reasons": count(table["reason"].to_pylist())}
+        return table, facts | similarity_facts(table, project.warn_below)
 
     return reuse_or_make(project.selection_url(shard), certificate, make)

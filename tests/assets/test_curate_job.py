@@ -30,7 +30,9 @@ METADATA = {
     "nsfw_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
     "duplicate_groups": {"samples_compared", "samples_with_a_twin", "groups_at_the_floor", "similarity_floor", "recall"}
     | {"pairs_in_the_spanning_forest", "searched_by", "shards", "reused", "seconds", "path", "similarities"},
-    "selection": ROWS | {"ledger", "dropped", "failed", "policy", "fates"},
+    "selection": ROWS
+    | {"ledger", "dropped", "failed", "policy", "fates"}
+    | {"smallest_similarity", "duplicates_below_limit", "largest_group"},
     "curated_shards": {"ledger", "samples", "bytes", "tars", "path", "fates", "contact_sheet"},
     "curation_report": {"report", "read", "kept", "dropped", "failed", "duplicate_groups"},
 }

@@ -40,6 +40,13 @@ def test_threshold_auto_is_the_encoders_and_a_number_is_taken_as_it_is(tmp_path)
     assert project(tmp_path, "duplicates: {min_similarity: 0.85}").min_similarity == 0.85  # the floor itself
 
 
+def test_limit_of_the_warning_follows_the_threshold_unless_it_is_given(tmp_path):
+    assert project(tmp_path).warn_below == 0.85
+    assert project(tmp_path, "duplicates: {min_similarity: 0.95}").warn_below == 0.9
+    assert project(tmp_path, "duplicates: {warn_below: 0.5}").warn_below == 0.5
+    assert project(tmp_path, "duplicates: {warn_below: null}").warn_below is None
+
+
 def test_threshold_below_what_is_searched(tmp_path):
     with pytest.raises(ConfigError) as caught:
         project(tmp_path, "duplicates: {min_similarity: 0.84}")

@@ -8,7 +8,7 @@ import pytest
 
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.policy import DuplicateRules, Policy
-from image_curation.selection import SELECTION_SCHEMA, decide, judge, resolve_duplicates
+from image_curation.selection import SELECTION_SCHEMA, decide, judge, resolve_duplicates, similarity_facts
 
 # A sample that every rule of STRICT passes.
 GOOD = {
@@ -242,11 +242,14 @@ def edges() -> Edges:
     )
 
 
+def resolved(table: pa.Table | None = None, threshold: float = 0.95, **rules) -> pa.Table:
+    chosen = Policy(duplicates=DuplicateRules.model_validate({"survivor": ["first"]} | rules))
+    return resolve_duplicates(members() if table is None else table, vectors(), edges(), chosen, threshold)
+
+
 def resolve(table: pa.Table | None = None, threshold: float = 0.95, **rules) -> dict[str, dict]:
     """key -> its row."""
-    chosen = Policy(duplicates=DuplicateRules.model_validate({"survivor": ["first"]} | rules))
-    found = resolve_duplicates(members() if table is None else table, vectors(), edges(), chosen, threshold).to_pylist()
-    return {row["key"]: row for row in found}
+    return {row["key"]: row for row in resolved(table, threshold, **rules).to_pylist()}
 
 
 def groups(found: dict[str, dict]) -> dict[str, str]:
@@ -352,6 +355,90 @@ def test_group_without_an_eligible_member_has_no_representative():
         assert (row["representative_shard"], row["representative_key"], row["similarity"]) == (None, None, None)
         assert (row["how"], row["is_duplicate"]) == (None, False)
     assert found["h"]["is_duplicate"]
+
+
+# Rows a, b, c, d are a chain. In the other groups two members are alike, and all three rules agree on them.
+@pytest.mark.parametrize(
+    ("rule", "representatives", "gone"),
+    [
+        ("components", {"a": "a", "b": "a", "c": "a", "d": "a"}, "bcd"),
+        ("star", {"a": "a", "b": "a", "c": "c", "d": "c"}, "bd"),
+        ("ranked", {"a": "a", "b": "a", "c": "b", "d": "c"}, "bcd"),
+    ],
+)
+def test_rules_of_groups_on_a_chain(rule, representatives, gone):
+    found = resolve(groups=rule)
+    assert {key: found[key]["representative_key"] for key in "abcd"} == representatives
+    assert {key for key, row in found.items() if row["is_duplicate"]} == {*gone, "f", "h"}
+    last = {key: "s/c" if rule == "star" and key in "cd" else "s/a" for key in "abcd"}
+    assert {key: row["group"] for key, row in found.items()} == last | dict(e="s/e", f="s/e", g="s/g", h="s/g")
+    rows = decided([(key, "ok", None, None) for key in ROWS], resolved(groups=rule))
+    assert {key for key, row in rows.items() if row["decision"] == "dropped"} == {*gone, "f", "h"}
+    for key in gone:
+        how = "chain" if rule == "components" and key in "cd" else "semantic"
+        degrees = abs(ANGLES[key] - ANGLES[representatives[key]])
+        assert found[key]["how"] == how
+        assert found[key]["similarity"] == pytest.approx(math.cos(math.radians(degrees)), abs=5e-4)
+
+
+def test_star_leaves_alone_who_is_linked_only_through_one_that_goes():
+    """Row b takes row c with it, so row d has no twin that stays: it is kept, and in no group."""
+    found = resolve(members(pixels={"b": 101.0}), groups="star", survivor=["resolution", "first"])
+    assert groups(found) == {"b": "ac", "e": "f", "g": "h"}
+    assert "d" not in found
+
+
+@pytest.mark.parametrize("rule", ["star", "ranked"])
+def test_sample_that_is_dropped_anyway_takes_no_other_with_it_by_any_rule(rule):
+    """Row a goes for another reason, so row b stays, and is what row a is shown beside."""
+    found = resolve(members(eligible={"a": False}), groups=rule)
+    assert groups(found)["b"] == "ac"
+    assert {key for key, row in found.items() if row["is_duplicate"]} == {
+        *{"star": "c", "ranked": "cd"}[rule],
+        "f",
+        "h",
+    }
+
+
+def test_all_pairs_of_a_group_are_seen_not_only_those_of_the_forest():
+    """The edge a-c is in no forest, since a-b and b-c are stronger; at 0.9 row c is like row a all the same."""
+    assert groups(resolve(threshold=0.9, groups="star"))["a"] == "bc"
+    assert groups(resolve(threshold=0.9, groups="ranked")) == {"a": "bc", "b": "d", "e": "f", "g": "h"}
+
+
+@pytest.mark.parametrize(
+    ("guard", "expected"),
+    [
+        (0.84, {"a": "bcd"}),
+        (0.86, {"a": "bc"}),  # a-d is .8480
+        (0.92, {"a": "b", "c": "d"}),  # a-c is .9135: c and d are split off, and are twins of each other
+    ],
+)
+def test_component_is_split_where_the_one_that_stays_is_too_far(guard, expected):
+    found = resolve(min_keeper_similarity=guard)
+    assert groups(found) == expected | {"e": "f", "g": "h"}
+    assert all(row["similarity"] >= guard for row in found.values())
+
+
+def test_guard_is_for_components_alone():
+    for rule in ("star", "ranked"):
+        assert resolve(groups=rule, min_keeper_similarity=1.0) == resolve(groups=rule)
+
+
+def test_how_unlike_dropped_duplicates_are_is_counted():
+    def facts(limit, **rules):
+        rows = decided([(key, "ok", None, None) for key in ROWS], resolved(**rules))
+        return similarity_facts(pa.Table.from_pylist(list(rows.values()), SELECTION_SCHEMA), limit)
+
+    chained = {"smallest_similarity": pytest.approx(0.8480, abs=5e-4)}
+    assert facts(0.92) == chained | {"duplicates_below_limit": 2}  # c and d
+    assert facts(None) == chained | {"duplicates_below_limit": 0}
+    assert facts(0.92, groups="star") == {
+        "smallest_similarity": pytest.approx(0.9397, abs=5e-4),
+        "duplicates_below_limit": 0,
+    }
+    nothing = {"exact": False, "max_phash_distance": None, "min_similarity": None}
+    assert facts(0.92, **nothing) == {"smallest_similarity": None, "duplicates_below_limit": 0}
 
 
 def test_hash_of_a_flat_image_says_nothing():

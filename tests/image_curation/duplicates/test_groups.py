@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from image_curation.duplicates.alike import Alike
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.duplicates.exact import exact_edges
 from image_curation.duplicates.forest import spanning_forests
@@ -59,18 +60,19 @@ def test_relation_to_the_survivor_is_the_strongest_direct_one():
     phash = np.array([0, 0, 3, 7, 15, 1, 0, 0], np.uint64)
     usable = np.array([True, True, True, True, True, True, False, True])
     survivor = np.array([0, 0, 0, 0, 0, 0, 0, -1])
-    got = similarity_to_survivor(vectors, survivor, sha256, phash, 0.95, 2, usable=usable)
+    got = similarity_to_survivor(survivor, Alike.measure(vectors, sha256, phash, 0.95, 2, usable=usable))
     assert got.similarity[:5].tolist() == [1.0, 1.0, 0.96, 0.96, 0.8432]
     assert np.isnan(got.similarity[5:]).all()
     assert got.found.tolist() == ["", "exact", "perceptual", "semantic", "chain", "perceptual", "chain", ""]
-    off = similarity_to_survivor(vectors, survivor, sha256, phash, None, None, exact=False, usable=usable)
+    nothing = Alike.measure(vectors, sha256, phash, None, None, exact=False, usable=usable)
+    off = similarity_to_survivor(survivor, nothing)
     assert off.found.tolist() == ["", *["chain"] * 6, ""]
-    assert similarity_to_survivor(vectors, survivor, sha256, phash, 0.95, 2).found[6] == "perceptual"
+    assert similarity_to_survivor(survivor, Alike.measure(vectors, sha256, phash, 0.95, 2)).found[6] == "perceptual"
 
 
 def test_two_rows_without_a_hash_are_no_exact_duplicates():
     vectors, phash = np.array([[1, 0], [0, 1]], np.float16), np.array([0, 2**64 - 1], np.uint64)
-    got = similarity_to_survivor(vectors, np.array([0, 0]), [None, None], phash, 0.9, 4)
+    got = similarity_to_survivor(np.array([0, 0]), Alike.measure(vectors, [None, None], phash, 0.9, 4))
     assert got.found.tolist() == ["", "chain"]
 
 
@@ -82,7 +84,7 @@ def curate(vectors, sha256, phash, rank):
     )
     labels = connected_groups(filter_edges(edges, 0.93, 4), n)
     survivor = choose_survivors(labels, rank, np.ones(n, np.bool_))
-    return labels, survivor, similarity_to_survivor(vectors, survivor, sha256, phash, 0.93, 4)
+    return labels, survivor, similarity_to_survivor(survivor, Alike.measure(vectors, sha256, phash, 0.93, 4))
 
 
 def test_rows_in_another_order_give_the_same_groups_survivors_and_relations(planted):
