@@ -67,17 +67,17 @@ def main() -> None:
     parser.add_argument("--brute-force-rows", type=int)
     parser.add_argument("--no-repeat", action="store_true", help="leave the third search out")
     options = parser.parse_args()
+    device = resolve_device(options.device)
     project = project_of(
         options.root,
         device=options.device,
         workers=options.workers,
-        cluster="inline" if options.workers is None else None,
+        cluster="inline" if options.workers is None else "cuda" if device == "cuda" else "local",
         duplicates={"brute_force_rows": options.brute_force_rows},
     )
     files = storage.list_files(project.embeddings_url("x").rpartition("/")[0])
     shards = [file.name.removesuffix(".parquet") for file in files]
     late = max(1, round(options.share * len(shards)))
-    device = resolve_device(options.device)
     peak = _peak(device)
     with open_cluster(project.settings) as cluster:
         _forget(project, cells=True)

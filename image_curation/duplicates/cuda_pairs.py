@@ -30,7 +30,7 @@ def pairs_above(x: torch.Tensor, y: torch.Tensor, cut: float, room: int) -> tupl
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
     _pairs_above[(processors,)](
         TensorDescriptor.from_tensor(x, [rows, depth]), TensorDescriptor.from_tensor(y, [columns, depth]),
-        cut, count, places, room, m, n, d, rows, columns, depth, _GROUP, processors, num_stages=4, num_warps=8,
+        cut, count, places, room, m, n, d, rows, columns, depth, _GROUP, processors, num_stages=3, num_warps=8,
     )  # fmt: skip
     found = int(count.item())
     if found > room:
