@@ -161,7 +161,7 @@ def threshold_png(view: ThresholdView, *, dark: bool = False) -> bytes:
     cosines, goes = zip(*((cosine, goes) for cosine, goes in points if cosine is not None), strict=True)
     axes.fill_between(cosines, goes, color=theme.dropped, alpha=0.25, linewidth=0, zorder=2)
     axes.plot(cosines, goes, color=theme.dropped, linewidth=1.8, marker="o", markersize=3, zorder=3, clip_on=False)
-    axes.set_xlim(cosines[0], cosines[-1])
+    axes.set_xlim(min(cosines[0], 0.99), 1)
     axes.set_ylim(0, max(1, *goes) * 1.08)
     axes.set_ylabel("images that go", color=theme.muted, size=8)
     axes.set_xlabel("duplicates from cosine", color=theme.muted, size=8)
