@@ -1,16 +1,19 @@
 """Ledgers, audits and failures as tables in the terminal."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from image_curation.audit import Finding
-from image_curation.duplicates.preview import Cut, Thresholds
 from image_curation.ledger import Ledger
-from image_curation.preview import Preview
 from image_curation.project import Project
+
+if TYPE_CHECKING:  # scipy takes a while, and only `preview` needs it
+    from image_curation.duplicates.preview import Cut, Thresholds
+    from image_curation.preview import Preview
 
 
 def print_ledger(console: Console, ledger: Ledger) -> None:
@@ -27,7 +30,7 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     console.print(table)
 
 
-def print_cuts(console: Console, preview: Preview) -> None:
+def print_cuts(console: Console, preview: "Preview") -> None:
     """What other duplicate thresholds would do, the policy's own marked."""
     cosines = ["not used" if (t := cut.thresholds.min_similarity) is None else f"{t:g}" for cut in preview.by_cosine]
     bits = ["not used" if (t := cut.thresholds.max_distance) is None else f"{t}" for cut in preview.by_distance]
@@ -35,7 +38,7 @@ def print_cuts(console: Console, preview: Preview) -> None:
     console.print(_cut_table("Duplicates up to perceptual distance", "bits", bits, preview.by_distance, preview.chosen))
 
 
-def _cut_table(title: str, what: str, values: Sequence[str], cuts: Sequence[Cut], chosen: Thresholds) -> Table:
+def _cut_table(title: str, what: str, values: Sequence[str], cuts: "Sequence[Cut]", chosen: "Thresholds") -> Table:
     table = Table(title=title, title_justify="left")
     for name in (what, "images go", "groups", "largest", "its least alike"):
         table.add_column(name, justify="right")
