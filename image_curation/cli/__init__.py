@@ -22,13 +22,14 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command. What goes wrong for a known reason is told in a sentence, not a traceback."""
-    from image_curation.cli import curate, demo, doctor, fetch, inspect, policy, report, why
+    from image_curation.cli import curate, demo, doctor, fetch, inspect, policy, preview, report, why
 
     commands = (
         demo.demo,
         curate.curate,
         inspect.inspect,
         why.why,
+        preview.preview,
         report.report,
         policy.policy,
         fetch.fetch,

@@ -1,5 +1,6 @@
 """`image-curation why KEY`: why one image was kept or dropped."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ def why(
     key: Annotated[str, typer.Argument(help="key of a sample, or SHARD/KEY where several shards have the key")],
     root: Root,
 ) -> None:
-    """Say why an image was kept or dropped: its measures, its duplicate group and representative, and the rule."""
+    """Say why an image was kept or dropped: its measures, its duplicate group and what made it, and the rule."""
     from image_curation.project import Project
     from image_curation.why import explain
 
@@ -25,11 +26,22 @@ def why(
         console.print(
             f"[bold]{escape(one.shard)}/{escape(one.key)}[/]  [{colour}]{one.decision}[/]  {escape(one.sentence)}"
         )
-        table = Table(show_header=False, box=None, padding=(0, 2))
-        table.add_column()
-        table.add_column(overflow="fold")
-        for name, value in one.facts.items():
-            table.add_row(name.replace("_", " "), escape(value))
-        console.print(table)
+        console.print(_facts(one.facts))
         for line in one.group:
             console.print(f"  {line}", markup=False, highlight=False)
+        if one.chain:
+            console.print("  pairs that lead to its representative:")
+        for line in one.chain:
+            console.print(f"    {line}", markup=False, highlight=False)
+        if one.lineage:
+            console.print("  what made the group:")
+            console.print(_facts(one.lineage))
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), escape(value))
+    return table

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from image_curation.report.data import Size, Thumbs
+from image_curation.report.data import PairSheet, Size, Thumbs
 
 MOST = 48
 """Thumbnails in one sheet. More say nothing more, and the picture has to stay below 100 kB."""
@@ -15,6 +15,7 @@ LARGE, SMALL = 64, 48
 
 FEW = 24
 GAP, CAPTION, FONT_PX = 6, 14, 10
+PAIR_GAP, TITLE_PX = 16, 13
 PAPER, WELL, INK = (255, 255, 255), (238, 240, 243), (60, 66, 74)
 PAGE_SIDE = 96
 """Longest side of a thumbnail in the page, pixels."""
@@ -64,9 +65,39 @@ def contact_sheet_png(
             draw.text((left, top + side + 1), _cut(labels[i], side, font), INK, font)
     if footer:
         draw.text((GAP, GAP + rows * pitch), footer, INK, font)
-    buffer = io.BytesIO()
-    sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return _png(sheet)
+
+
+def pair_sheet_png(sheets: Sequence[PairSheet], columns: int = 4) -> bytes:
+    """Sheets of pairs below each other, each with its title, the cosine and both names below each pair; as a PNG."""
+    blocks = [_pair_block(sheet, columns) for sheet in sheets]
+    page = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), PAPER)
+    top = 0
+    for block in blocks:
+        page.paste(block, (0, top))
+        top += block.height
+    return _png(page)
+
+
+def _pair_block(sheet: PairSheet, columns: int) -> Image.Image:
+    width, height = 2 * PAGE_SIDE, PAGE_SIDE + 3 * CAPTION
+    n = len(sheet.thumbs)
+    size = (PAIR_GAP + columns * (width + PAIR_GAP), 2 * PAIR_GAP + CAPTION + max(1, -(-n // columns)) * (height + GAP))
+    block = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(block), ImageFont.load_default(FONT_PX)
+    more = "" if n == sheet.total else f", showing {n:,} of {sheet.total:,}"
+    draw.text((PAIR_GAP, PAIR_GAP), f"{sheet.title}{more}", INK, ImageFont.load_default(TITLE_PX))
+    for i, (pair, labels, cosine) in enumerate(zip(sheet.thumbs, sheet.labels, sheet.similarities, strict=True)):
+        left = PAIR_GAP + i % columns * (width + PAIR_GAP)
+        top = 2 * PAIR_GAP + CAPTION + i // columns * (height + GAP)
+        for end, thumb in enumerate(pair):
+            picture = Image.fromarray(thumb).resize((PAGE_SIDE - 1, PAGE_SIDE - 1), Image.Resampling.LANCZOS)
+            block.paste(picture, (left + end * PAGE_SIDE, top))
+        for line, text in enumerate((f"cosine {cosine:.4f}", *labels)):
+            draw.text((left, top + PAGE_SIDE + line * CAPTION), _cut(text, width, font), INK, font)
+    if not n:
+        draw.text((PAIR_GAP, 2 * PAIR_GAP + CAPTION), "There is none.", INK, font)
+    return block
 
 
 def thumb_jpeg(thumb: Thumbs) -> bytes:
@@ -75,6 +106,12 @@ def thumb_jpeg(thumb: Thumbs) -> bytes:
     picture.thumbnail((PAGE_SIDE, PAGE_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=75, optimize=True)
+    return buffer.getvalue()
+
+
+def _png(sheet: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from image_curation.duplicates.preview import Cut, Thresholds
+
 Thumbs = npt.NDArray[np.uint8]
 """RGB, [n, height, width, 3], or [height, width, 3] for one."""
 
@@ -97,6 +99,34 @@ class GroupView:
 
 
 @dataclass(frozen=True)
+class PairSheet:
+    """Pairs of images next to the duplicate threshold. `total`: how many there are, if these are only some.
+
+    Attributes:
+        thumbs: uint8 [n, 2, height, width, 3].
+        labels: n pairs of names.
+        similarities: n cosines.
+    """
+
+    title: str
+    thumbs: Thumbs
+    labels: Sequence[tuple[str, str]]
+    similarities: Sequence[float]
+    total: int
+
+
+@dataclass(frozen=True)
+class ThresholdView:
+    """What other duplicate thresholds than the chosen ones would do, and the pairs on both sides of the cosine."""
+
+    chosen: Thresholds
+    by_cosine: Sequence[Cut]
+    by_distance: Sequence[Cut]
+    above: PairSheet
+    below: PairSheet
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the page shows. The totals say how many there are where a sequence holds only some of them."""
 
@@ -107,6 +137,7 @@ class ReportData:
     histograms: Sequence[Histogram] = ()
     sheets: Sequence[Sheet] = ()
     duplicate_groups: Sequence[GroupView] = ()
+    thresholds: ThresholdView | None = None
     failures: Sequence[Failure] = ()
     warnings: Sequence[str] = ()
     total_groups: int | None = None

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from image_curation.report.data import Histogram, LedgerLike
+from image_curation.report.data import Histogram, LedgerLike, ThresholdView
 
 BINS = 40
 MOST_ROWS = 20
@@ -131,15 +131,43 @@ def histogram_png(histogram: Histogram, *, title: bool = True, dark: bool = Fals
 
 def _draw_threshold(axes: Axes, histogram: Histogram, theme: Theme) -> None:
     assert histogram.threshold is not None
-    low, high = axes.get_xlim()
-    place = (histogram.threshold - low) / (high - low)
-    anchor = "left" if place < 0.3 else "right" if place > 0.7 else "center"
-    axes.axvline(histogram.threshold, color=theme.ink, linewidth=1.3, linestyle=(0, (4, 2)), zorder=3)
     value = _number(histogram.threshold, histogram.unit)
-    text = f"keep ≥ {value} →" if histogram.keep_side == "above" else f"← keep ≤ {value}"
+    _mark(
+        axes,
+        histogram.threshold,
+        f"keep ≥ {value} →" if histogram.keep_side == "above" else f"← keep ≤ {value}",
+        theme,
+    )
+
+
+def _mark(axes: Axes, x: float, text: str, theme: Theme) -> None:
+    """A dashed line across the chart, with a text above it."""
+    low, high = axes.get_xlim()
+    place = (x - low) / (high - low)
+    anchor = "left" if place < 0.3 else "right" if place > 0.7 else "center"
+    axes.axvline(x, color=theme.ink, linewidth=1.3, linestyle=(0, (4, 2)), zorder=3)
     axes.text(
         place, 1.04, text, color=theme.ink, size=8.5, ha=anchor, transform=axes.transAxes, parse_math=False, zorder=4
     )
+
+
+def threshold_png(view: ThresholdView, *, dark: bool = False) -> bytes:
+    """How many images would go by the cosine that is asked for, as a curve with the policy's own; 880 x 520 pixels."""
+    theme = DARK if dark else LIGHT
+    figure = Figure(figsize=(4.4, 2.6), dpi=DPI, facecolor=theme.paper)
+    axes = figure.add_axes((0.11, 0.17, 0.86, 0.70))
+    _clear(axes, theme)
+    points = [(cut.thresholds.min_similarity, cut.goes) for cut in view.by_cosine]
+    cosines, goes = zip(*((cosine, goes) for cosine, goes in points if cosine is not None), strict=True)
+    axes.fill_between(cosines, goes, color=theme.dropped, alpha=0.25, linewidth=0, zorder=2)
+    axes.plot(cosines, goes, color=theme.dropped, linewidth=1.8, marker="o", markersize=3, zorder=3, clip_on=False)
+    axes.set_xlim(min(cosines[0], 0.99), 1)
+    axes.set_ylim(0, max(1, *goes) * 1.08)
+    axes.set_ylabel("images that go", color=theme.muted, size=8)
+    axes.set_xlabel("duplicates from cosine", color=theme.muted, size=8)
+    if view.chosen.min_similarity is not None:
+        _mark(axes, view.chosen.min_similarity, f"policy: {view.chosen.min_similarity:g}", theme)
+    return _png(figure)
 
 
 def ledger_bar_png(ledger: LedgerLike, *, dark: bool = False) -> bytes:

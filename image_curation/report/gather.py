@@ -8,9 +8,20 @@ import pyarrow.compute as pc
 import image_curation
 from image_curation.artifacts import read_artifact, read_table
 from image_curation.audit import largest_group, null_score_reasons, shard_ledger, total_ledger, unreadable_shards
+from image_curation.preview import preview_thresholds
 from image_curation.project import Project
-from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
+from image_curation.report.data import (
+    Failure,
+    GroupMember,
+    GroupView,
+    Histogram,
+    ReportData,
+    ShardCounts,
+    Sheet,
+    ThresholdView,
+)
 from image_curation.report.measures import HISTOGRAM_MEASURES, measure_histogram
+from image_curation.report.pairs import pair_sheets
 from image_curation.report.thumbnails import thumbnails
 from image_curation.samples import read_samples
 from image_curation.selection import similarity_facts
@@ -47,6 +58,7 @@ def gather(project: Project, shards: Sequence[str]) -> ReportData:
         histograms=_histograms(project, samples, null_score_reasons(project, shards)),
         sheets=_sheets(project, samples, urls),
         duplicate_groups=groups,
+        thresholds=_thresholds(project, shards),
         failures=[
             Failure(row["shard"], row["key"], row["status"], row["error"])
             for row in failures.slice(0, FAILURES).to_pylist()
@@ -123,6 +135,11 @@ def _sheet(project: Project, chosen: pa.Table, urls: dict[str, str], title: str,
     """An even sample: in order of the content hash, which has nothing to do with shard or subject."""
     shown = chosen.sort_by("sha256").slice(0, SHEET_IMAGES)
     return Sheet(title, caption, thumbnails(project, shown, urls), shown["key"].to_pylist(), total=len(chosen))
+
+
+def _thresholds(project: Project, shards: Sequence[str]) -> ThresholdView:
+    found = preview_thresholds(project, shards)
+    return ThresholdView(found.chosen, found.by_cosine, found.by_distance, *pair_sheets(project, found))
 
 
 def _groups(project: Project, samples: pa.Table, urls: dict[str, str]) -> tuple[list[GroupView], int]:

@@ -11,15 +11,35 @@ from pathlib import Path
 
 import jinja2
 
+from image_curation.duplicates.preview import Cut, Thresholds
 from image_curation.report.contact_sheet import thumb_jpeg
-from image_curation.report.data import Failure, GroupView, Histogram, ReportData, ShardCounts, Sheet, Size, Thumbs
-from image_curation.report.figures import histogram_bins, histogram_png, histogram_summary, ledger_equation, share
+from image_curation.report.data import (
+    Failure,
+    GroupView,
+    Histogram,
+    PairSheet,
+    ReportData,
+    ShardCounts,
+    Sheet,
+    Size,
+    ThresholdView,
+    Thumbs,
+)
+from image_curation.report.figures import (
+    histogram_bins,
+    histogram_png,
+    histogram_summary,
+    ledger_equation,
+    share,
+    threshold_png,
+)
 
 # What is shown at most, so that a page over millions of samples stays below 3 MB and loads at once.
 MOST_THUMBS = 320
 MOST_IN_A_SHEET = 48
 MOST_GROUPS = 24
 MOST_MEMBERS = 6
+MOST_PAIRS = 12
 MOST_FAILURES = 200
 MOST_SHARDS = 100
 LONGEST_TEXT = 300
@@ -86,6 +106,37 @@ class Group:
     more: str
 
 
+@dataclass(frozen=True)
+class CutRow:
+    """What a threshold would do, as it is shown; `own`: it is the policy's."""
+
+    threshold: str
+    cut: Cut
+    least_alike: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class PairGallery:
+    """Pairs next to the threshold as they are shown: the two pictures, and their cosine."""
+
+    title: str
+    total: int
+    more: str
+    pairs: Sequence[tuple[Picture, Picture, str]]
+
+
+@dataclass(frozen=True)
+class ThresholdSection:
+    """The duplicate threshold as it is shown: a curve for light and dark pages, two tables, pairs on both sides."""
+
+    light: str
+    dark: str
+    by_cosine: Sequence[CutRow]
+    by_distance: Sequence[CutRow]
+    galleries: Sequence[PairGallery]
+
+
 def render_report(data: ReportData) -> str:
     """The page as HTML text. Equal data give equal text.
 
@@ -110,6 +161,7 @@ def render_report(data: ReportData) -> str:
         groups=[_group(group) for group in data.duplicate_groups[:MOST_GROUPS]],
         total_groups=_total(data.total_groups, data.duplicate_groups),
         more_groups=_more_of(MOST_GROUPS, data.duplicate_groups, data.total_groups),
+        thresholds=None if data.thresholds is None else _thresholds(data.thresholds),
         failures=[Failure(*row) for row in data.failures[:MOST_FAILURES]],
         total_failures=_total(data.total_failures, data.failures),
         more_failures=_more_of(MOST_FAILURES, data.failures, data.total_failures),
@@ -196,6 +248,30 @@ def _group(group: GroupView) -> Group:
     return Group(
         _picture(group.thumb, group.label, group.size), twins, _more_of(MOST_MEMBERS, group.members, group.total)
     )
+
+
+def _thresholds(view: ThresholdView) -> ThresholdSection:
+    light, dark = (_data_url(threshold_png(view, dark=dark), "png") for dark in (False, True))
+    return ThresholdSection(
+        light,
+        dark,
+        [_cut_row(cut, cut.thresholds.min_similarity, view.chosen) for cut in view.by_cosine],
+        [_cut_row(cut, cut.thresholds.max_distance, view.chosen) for cut in view.by_distance],
+        [_pair_gallery(sheet) for sheet in (view.above, view.below)],
+    )
+
+
+def _cut_row(cut: Cut, threshold: float | None, chosen: Thresholds) -> CutRow:
+    least = "–" if cut.least_alike is None else f"{cut.least_alike:.4f}"
+    return CutRow("not used" if threshold is None else f"{threshold:g}", cut, least, cut.thresholds == chosen)
+
+
+def _pair_gallery(sheet: PairSheet) -> PairGallery:
+    shown = list(zip(sheet.thumbs, sheet.labels, sheet.similarities, strict=True))[:MOST_PAIRS]
+    pairs = [
+        (_picture(pair[0], left), _picture(pair[1], right), f"{cosine:.4f}") for pair, (left, right), cosine in shown
+    ]
+    return PairGallery(sheet.title, sheet.total, _more(len(pairs), sheet.total), pairs)
 
 
 def _picture(thumb: Thumbs, label: str, size: Size | None = None) -> Picture:

@@ -1,9 +1,12 @@
 """Why a sample was kept or dropped: its sentence, measures and group; and what is said of a key that is nowhere."""
 
+import re
+
 import pytest
 
 from image_curation.errors import ConfigError
 from image_curation.project import Project
+from image_curation.steps.duplicate_groups import build_duplicate_groups
 from image_curation.why import explain
 
 
@@ -21,7 +24,8 @@ def test_kept_sample(demo, planted):
     assert one.facts["format"] == "PNG"
     assert one.facts["aesthetic"] == one.facts["nsfw"] == "none"
     assert len(one.facts["sha256"]) == 64
-    assert one.group == []
+    assert one.group == one.chain == []
+    assert one.lineage == {}
 
 
 def test_sample_dropped_by_a_rule(demo, planted):
@@ -73,6 +77,61 @@ def test_representative_is_shown_with_the_same_group(demo, workshop):
     assert other.decision == "kept"
     assert other.group == one.group
     assert one.sentence.startswith("duplicate exact: the same bytes as")
+
+
+def test_chain_leads_from_each_duplicate_to_its_representative(demo, workshop):
+    by_way_of_others = 0
+    limits = {"semantic": lambda x: float(x) >= 0.9, "perceptual": lambda x: int(x) <= 4}
+    for row in workshop.decisions(demo.project).values():
+        if row["group"] is None:
+            continue
+        own = f"{row['shard']}/{row['key']}"
+        (one,) = explain(demo.project, own)
+        if own == row["group"]:
+            assert one.chain == []
+            continue
+        first, *links = one.chain
+        assert (first, links[-1].split("-> ")[1]) == (own, row["group"])
+        for link in links:
+            kind, value = re.match(r"  -(exact|semantic|perceptual) ?([\d.]*)", link).groups()
+            assert kind == "exact" or limits[kind](value)
+        if row["how"] == "exact":
+            assert links == [f"  -exact-> {row['group']}"]
+        by_way_of_others += len(links) > 1
+    assert by_way_of_others > 0
+
+
+def test_lineage_names_the_rules_of_the_selection_and_how_was_searched(demo, workshop):
+    row = next(row for row in workshop.decisions(demo.project).values() if row["how"] == "exact")
+    (one,) = explain(demo.project, f"{row['shard']}/{row['key']}")
+    assert one.lineage["rules"] == (
+        "exact True, max phash distance 4, min similarity 0.9, survivor aesthetic > resolution > bytes > first"
+    )
+    assert one.lineage["search"].startswith("similarity floor 0.85, ")
+    assert one.lineage["made from"].startswith("6 shards by code version ")
+    assert one.lineage["searched_by"] == "comparing all with all"
+    assert "recall 1" in one.lineage["recall"]
+    (representative,) = explain(demo.project, row["group"])
+    assert representative.lineage == one.lineage
+
+
+def test_lineage_is_of_the_policy_that_decided_not_of_one_edited_since(tmp_path, workshop):
+    raw = workshop.source(tmp_path / "raw", {"a": {"1.jpg": workshop.photo(1), "2.jpg": workshop.photo(1)}})
+    project = workshop.project(raw, tmp_path / "out", "duplicates: {min_similarity: null, survivor: [first]}\n")
+    workshop.run(project)
+    (tmp_path / "out-policy.yaml").write_text("duplicates: {exact: false, max_phash_distance: null}\n")
+    (one,) = explain(Project.recall(str(tmp_path / "out")), "a/2")
+    assert one.lineage["rules"] == "exact True, max phash distance 4, min similarity none, survivor first"
+    assert one.chain == ["a/2", "  -exact-> a/1"]
+
+
+def test_pairs_searched_again_since_are_said(tmp_path, workshop):
+    shards = {"a": {"1.jpg": workshop.photo(1)}, "b": {"2.jpg": workshop.photo(1)}}
+    project = workshop.project(workshop.source(tmp_path / "raw", shards), tmp_path / "out", "image: {}\n")
+    workshop.run(project)
+    build_duplicate_groups(project, ["a"])
+    explained = [one.chain for name in ("a/1", "b/2") for one in explain(project, name)]
+    assert ["none: duplicates were searched again since. Run `image-curation curate` again."] in explained
 
 
 def test_key_that_several_shards_have(tmp_path, workshop):

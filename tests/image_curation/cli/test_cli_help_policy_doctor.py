@@ -13,6 +13,7 @@ MENTIONED = {
     "curate": ["source", "dest", "--encoder", "--policy", "--weights", "--heads", "--device", "--cluster", "--workers"],
     "inspect": ["shard", "--limit"],
     "why": ["key", "--root", "IMAGE_CURATION_ROOT"],
+    "preview": ["--root", "--sheet", "IMAGE_CURATION_ROOT"],
     "report": ["--root", "IMAGE_CURATION_ROOT"],
     "policy": ["policy.yaml"],
     "fetch": ["encoder"],

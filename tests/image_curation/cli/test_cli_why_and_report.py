@@ -33,6 +33,9 @@ def test_dropped_names_the_rule_the_representative_and_the_group(cli, curated):
         f"duplicate group a/{curated.original}, 2 images: kept a/{curated.original} represents the group" in ran.words
     )
     assert f"dropped b/{curated.copy} cosine 1.0000, exact" in ran.words
+    assert f"lead to its representative: b/{curated.copy} -exact-> a/{curated.original} what made" in ran.words
+    assert "survivor aesthetic > resolution > bytes > first" in ran.words
+    assert "searched by comparing all with all" in ran.words
     for measure in ("aesthetic none", "width ", "sharpness ", "exposure ", "contrast ", "caption ", "sha256 "):
         assert measure in ran.words
     assert max(map(len, ran.out.splitlines())) <= 80

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_curation.report.contact_sheet import contact_sheet_png, thumb_jpeg
+from image_curation.report.contact_sheet import contact_sheet_png, pair_sheet_png, thumb_jpeg
+from image_curation.report.data import PairSheet
 
 
 def plain(*colours: tuple[int, int, int], side: int = 64) -> np.ndarray:
@@ -86,3 +87,32 @@ def test_thumb_is_a_jpeg_no_larger_than_the_page_shows():
     assert opened(thumb_jpeg(plain(RED)[0])).size == (64, 64)
     large = opened(thumb_jpeg(np.full((64, 128, 3), 90, np.uint8)))
     assert (large.format, large.size) == ("JPEG", (96, 48))
+
+
+def pairs(*colours: tuple[int, int, int], total: int | None = None) -> PairSheet:
+    thumbs = np.reshape([np.full((64, 64, 3), colour, np.uint8) for colour in colours], (-1, 2, 64, 64, 3))
+    n = len(thumbs)
+    return PairSheet("Just above 0.9", thumbs, [("a/left", "b/right")] * n, [0.91] * n, n if total is None else total)
+
+
+def test_pairs_stand_side_by_side_with_room_for_cosine_and_names():
+    sheet = opened(pair_sheet_png([pairs(RED, GREEN, BLUE, RED)], columns=2))
+    pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    assert sheet.size == (16 + 2 * (192 + 16), 2 * 16 + 14 + 96 + 3 * 14 + 6)
+    row = pixels[46 + 48]
+    assert [tuple(row[x]) for x in (16 + 48, 16 + 96 + 48, 224 + 48, 224 + 96 + 48)] == [RED, GREEN, BLUE, RED]
+    for line in range(3):
+        assert (pixels[142 + 14 * line : 156 + 14 * line, 16:208] < 150).any()
+
+
+def test_sheets_of_pairs_stand_below_each_other_and_an_empty_one_says_so():
+    one, none = pairs(RED, GREEN), pairs()
+    both = opened(pair_sheet_png([one, none]))
+    assert both.height == opened(pair_sheet_png([one])).height + opened(pair_sheet_png([none])).height
+    assert (np.asarray(opened(pair_sheet_png([none])).convert("L"))[46:60] < 150).any()
+
+
+def test_title_of_a_sheet_of_pairs_says_of_how_many():
+    few, many = (np.asarray(opened(pair_sheet_png([pairs(RED, GREEN, total=n)])).convert("L")) for n in (1, 900))
+    assert few.shape == many.shape
+    assert (many[16:32] < 150).sum() > (few[16:32] < 150).sum()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_curation.report.data import Histogram
+from image_curation.duplicates.preview import Cut, Thresholds
+from image_curation.report.data import Histogram, PairSheet, ThresholdView
 from image_curation.report.figures import (
     DARK,
     LIGHT,
@@ -19,6 +20,7 @@ from image_curation.report.figures import (
     ledger_bar_png,
     ledger_equation,
     share,
+    threshold_png,
 )
 
 
@@ -169,3 +171,23 @@ def test_threads_draw_the_same_pictures():
     alone = [histogram_png(chart) for chart in charts]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(histogram_png, charts)) == alone
+
+
+def curve(chosen: float | None, *goes: int) -> ThresholdView:
+    cosines = [*np.linspace(0.85, 1, len(goes) - 1).tolist(), None]
+    cuts = [Cut(Thresholds(cosine, 4, True), n, 1, 2, 0.9) for cosine, n in zip(cosines, goes, strict=True)]
+    none = PairSheet("", np.empty((0, 2, 8, 8, 3), np.uint8), [], [], 0)
+    return ThresholdView(Thresholds(chosen, 4, True), cuts, [], none, none)
+
+
+def test_curve_of_thresholds_falls_and_marks_the_chosen():
+    falling, unmarked = (picture(threshold_png(curve(chosen, 100, 50, 10, 10))) for chosen in (0.9, None))
+    assert falling.shape == unmarked.shape == (520, 880, 3)
+    rgb = [int(LIGHT.dropped[i : i + 2], 16) for i in (1, 3, 5)]
+    tops = [np.flatnonzero((falling[:, x] == rgb).all(-1)).min() for x in (150, 400, 700)]
+    assert tops == sorted(set(tops))
+    assert (falling != unmarked).any()
+
+
+def test_curve_where_nothing_would_go():
+    assert picture(threshold_png(curve(0.9, 0, 0, 0), dark=True)).shape == (520, 880, 3)

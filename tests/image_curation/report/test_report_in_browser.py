@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
+from image_curation.duplicates.preview import Cut, Thresholds
+from image_curation.report.data import (
+    Failure,
+    GroupMember,
+    GroupView,
+    Histogram,
+    PairSheet,
+    ReportData,
+    ShardCounts,
+    Sheet,
+    ThresholdView,
+)
 from image_curation.report.page import render_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,6 +39,8 @@ def address(tmp_path_factory) -> str:
     word = "x" * 255
     script = "<img src=y onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
     noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3)).astype(np.uint8)
+    cut = Cut(Thresholds(0.912345, 4, True), 10**9, 10**9, 10**9, 0.98765)
+    pairs = PairSheet(word, noise.reshape(6, 2, 64, 64, 3), [(word, script)] * 6, [0.9] * 6, 10**9)
     data = ReportData(
         title=f"Report {script}",
         created_from={"source": word, script: script},
@@ -36,6 +49,7 @@ def address(tmp_path_factory) -> str:
         histograms=[Histogram("m", word, np.random.default_rng(0).normal(size=200), 0.5, note=word)],
         sheets=[Sheet(word, word, noise, [word, *["k"] * 10, script])],
         duplicate_groups=[GroupView(noise[0], word, [GroupMember(one, word, 0.5, word) for one in noise])],
+        thresholds=ThresholdView(cut.thresholds, [cut], [cut] * 2, pairs, pairs),
         failures=[Failure(word, word, word, word)],
         warnings=[word],
     )
@@ -70,7 +84,7 @@ def test_page_fits_and_asks_for_nothing(browser, address, width, scheme, tmp_pat
     assert tab.title().startswith("Report <img")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length") == 0
-    assert tab.evaluate("document.images.length") == 1 + 12 + 1 + 6
+    assert tab.evaluate("document.images.length") == 1 + 12 + 1 + 6 + 1 + 24
     tab.screenshot(path=tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as shot:
         corner = shot.convert("L").getpixel((2, 2))

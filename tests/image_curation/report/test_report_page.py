@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_curation.report.data import Failure, GroupMember, GroupView, Histogram, ReportData, ShardCounts, Sheet
+from image_curation.duplicates.preview import Cut, Thresholds
+from image_curation.report.data import (
+    Failure,
+    GroupMember,
+    GroupView,
+    Histogram,
+    PairSheet,
+    ReportData,
+    ShardCounts,
+    Sheet,
+    ThresholdView,
+)
 from image_curation.report.page import ledger_problems, render_report
 
 SCRIPT = "<script>alert('key')</script>"
@@ -75,6 +86,24 @@ def a_report(**more) -> ReportData:
         "failures": [Failure("a/00001", "k7", "decode_failed", "the JPEG ends early")],
     }
     return ReportData(**(values | more))
+
+
+def thresholds(pairs: int = 2, total: int | None = None, label: str = "a/k1") -> ThresholdView:
+    """The policy's 0.9 and 4 bits, of three cosines and two distances; pairs above the cosine, none below."""
+    chosen = Thresholds(0.9, 4, True)
+    shown = thumbs(2 * pairs).reshape(pairs, 2, 64, 64, 3)
+    total = pairs if total is None else total
+    return ThresholdView(
+        chosen,
+        [
+            Cut(chosen._replace(min_similarity=0.85), 1_234, 70, 9, 0.7),
+            Cut(chosen, 31, 12, 5, 0.87654),
+            Cut(chosen._replace(min_similarity=None), 0, 0, 0, None),
+        ],
+        [Cut(chosen._replace(max_distance=0), 7, 6, 2, 1.0), Cut(chosen, 31, 12, 5, 0.87654)],
+        PairSheet("Just above", shown, [(label, "b/k2")] * pairs, [0.91234] * pairs, total),
+        PairSheet("Just below", shown[:0], [], [], 0),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +309,32 @@ def test_labels_must_be_as_many_as_thumbnails():
 def test_data_are_plain_values_that_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         a_report().title = "other"
+
+
+def test_thresholds_are_shown_with_the_policys_own_marked():
+    html = render_report(a_report(thresholds=thresholds()))
+    page = Page(html)
+    assert "Cosine Images go Groups Largest Its lowest cosine 0.85 1,234 70 9 0.7000 policy 0.9 31 12 5" in page.text
+    assert "not used 0 0 0 –" in page.text
+    assert "Bits of 64 Images go Groups Largest Its lowest cosine 0 7 6 2 1.0000 policy 4 31 12 5 0.8765" in page.text
+    assert html.count('<tr class="own">') == 2
+    assert {"href": "#threshold"} in page.all("a")
+
+
+def test_pairs_at_the_threshold_are_side_by_side_and_capped():
+    page = Page(render_report(a_report(thresholds=thresholds(pairs=14, total=1_400), sheets=(), duplicate_groups=())))
+    assert page.text.count("0.9123") == 12
+    assert sum(image["alt"] in ("Image a/k1", "Image b/k2") for image in page.all("img")) == 24
+    assert "showing 12 of 1,400" in page.text
+    assert "Just below 0 There is none." in page.text
+
+
+def test_names_of_pairs_stay_text():
+    html = render_report(a_report(thresholds=thresholds(label=SCRIPT)))
+    assert SCRIPT not in html
+    assert not Page(html).all("script")
+
+
+def test_without_thresholds_there_is_no_section(page):
+    assert "Duplicate threshold" not in page.text
+    assert {"href": "#threshold"} not in page.all("a")
