@@ -31,7 +31,7 @@ ARGUMENTS = [
 ]
 PATIENCE_MS = 40_000
 GROUPS = {
-    "samples": ["shard_index", "embeddings", "aesthetic_scores", "nsfw_scores"],
+    "samples": ["shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches"],
     "decisions": ["duplicate_groups", "selection"],
     "release": ["curated_shards", "curation_report"],
 }

@@ -132,7 +132,7 @@ def test_value_that_is_not_allowed(load, text, key, allowed):
 
 def test_unknown_key_is_told_with_those_that_exist(load):
     assert (
-        "  imag: there is no such key. Allowed here: image, caption, aesthetic, nsfw, duplicates, release."
+        "  imag: there is no such key. Allowed here: image, caption, aesthetic, nsfw, duplicates, known, release."
         in error_of(load, "imag: {}").splitlines()
     )
     assert (
