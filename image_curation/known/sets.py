@@ -72,14 +72,14 @@ class KnownSet:
         files: the Parquet files that hold it.
         content: what changes when an image of it does.
         dim: length of its vectors.
-        weights: SHA-256 of the encoder's weights, where the set tells.
+        weights: SHA-256 of the weights that it was embedded with, as far as its files tell; more than one is odd.
     """
 
     name: str
     files: tuple[str, ...]
     content: str
     dim: int
-    weights: str | None
+    weights: frozenset[str]
 
     def blocks(self) -> Iterator[Images]:
         """All images, some ten thousand at a time.
@@ -108,10 +108,10 @@ def open_set(name: str, url: str, encoder_folder: str) -> KnownSet:
     Raises:
         ConfigError: there is no such set, or a file of it has no vectors.
     """
-    weights = None
+    told: list[str | None] = []
     if storage.exists(storage.join(url, MANIFEST)):
         manifest = read_manifest(url)
-        weights = manifest.encoder.get("weights_sha256") if manifest else None
+        told.append(manifest.encoder.get("weights_sha256") if manifest else None)
     files = _files(name, url, encoder_folder)
     facts = [_facts(file.url, file.fingerprint) for file in files]
     dims = {_dim(name, file.url, fact.vector) for file, fact in zip(files, facts, strict=True)}
@@ -122,7 +122,7 @@ def open_set(name: str, url: str, encoder_folder: str) -> KnownSet:
         files=tuple(file.url for file in files),
         content=digest([fact.content for fact in facts]),
         dim=dims.pop(),
-        weights=weights or facts[0].weights,
+        weights=frozenset(weights for weights in (*told, *(fact.weights for fact in facts)) if weights),
     )
 
 

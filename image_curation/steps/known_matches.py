@@ -85,7 +85,7 @@ def check_known_sets(project: Project) -> None:
         ConfigError: one is not there, has no vectors, or vectors of another length than the encoder makes.
     """
     for one in _known_sets(project):
-        _check_encoder(project, one, project.profile.dim or one.dim, one.weights)
+        _check_encoder(project, one, project.profile.dim or one.dim)
 
 
 def _known_sets(project: Project) -> list[KnownSet]:
@@ -114,16 +114,17 @@ def _images(project: Project, shard: str) -> Images:
     return Images.of(table.append_column("sha256", seen), f"shard {shard}")
 
 
-def _check_encoder(project: Project, one: KnownSet, dim: int, weights: str | None) -> None:
+def _check_encoder(project: Project, one: KnownSet, dim: int, weights: str | None = None) -> None:
+    """Vectors can be compared if they are of one length and of the same weights, where these are known."""
     name = project.profile.name
     if one.dim != dim:
         raise ConfigError(
             f"known set {one.name} has vectors of {one.dim} numbers, and encoder {name} makes {dim}: they cannot be "
             f"compared. Embed the set with {name}, or curate with the set's own encoder."
         )
-    if one.weights and weights and one.weights != weights:
+    if weights and (others := one.weights - {weights}):
         raise ConfigError(
-            f"known set {one.name} was embedded with weights {one.weights[:12]}, and here encoder {name} has weights "
+            f"known set {one.name} was embedded with weights {min(others)[:12]}, and here encoder {name} has weights "
             f"{weights[:12]}: their vectors cannot be compared. Embed the set with the same weights."
         )
 

@@ -191,5 +191,17 @@ def test_set_of_other_weights_is_refused(demo, root, tmp_path, workshop):
         workshop.run(project)
 
 
+def test_tar_that_cannot_be_read_and_image_that_failed_match_nothing(demo, root, tmp_path, workshop):
+    source = workshop.source(
+        tmp_path / "raw", {"bad": b"no tar", "ok": {"1.jpg": b"no image", "2.jpg": workshop.photo(2)}}
+    )
+    project = workshop.project(source, tmp_path / "out", EVALUATION, known_sets={"val": str(root)})
+    result = workshop.run(project)
+    assert result.failed_shards == {}
+    assert read_table(project.known_matches_url("bad")).num_rows == 0
+    assert read_table(project.known_matches_url("ok"))["matches"].to_pylist() == [[], []]
+    assert (result.ledger.kept, result.ledger.failed) == (1, {"not_an_image": 1})
+
+
 def test_without_sets_there_is_no_step_and_no_file(demo):
     assert not (demo.root / "known_matches").exists()

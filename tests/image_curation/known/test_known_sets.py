@@ -68,7 +68,7 @@ def test_content_follows_the_file(tmp_path):
 def test_root_counts_by_what_it_embedded_and_knows_its_weights(demo):
     found = open_set("ours", str(demo.root), "embedded")
     assert (found.dim, len(found.files)) == (610, 6)
-    assert found.weights
+    assert len(found.weights) == 1
     names = {name for block in found.blocks() for name in block.names}
     assert names == {f"{sample.shard}/{sample.key}" for sample in demo.samples}
     with pytest.raises(ConfigError, match=r"the curation .* has no vectors of the encoder clip-vit-l-14"):
