@@ -9,6 +9,7 @@ from assets.discovery import new_shards
 from assets.duplicate_groups import duplicate_groups
 from assets.embeddings import embeddings
 from assets.jobs import curate
+from assets.known_matches import known_matches
 from assets.scores import aesthetic_scores, nsfw_scores
 from assets.selection import selection
 from assets.shard_index import shard_index
@@ -23,6 +24,7 @@ defs = dg.Definitions(
         embeddings,
         aesthetic_scores,
         nsfw_scores,
+        known_matches,
         duplicate_groups,
         selection,
         curated_shards,

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.duplicate_groups import duplicate_groups
+from assets.known_matches import known_matches
 from assets.metadata import Metadata, counts, picture
 from assets.partitions import backfill_policy, done, shards
 from assets.scores import aesthetic_scores, nsfw_scores
@@ -14,11 +15,9 @@ from image_curation.steps.outcome import Outcome
 from image_curation.steps.selection import build_selection
 from resources.curation import Curation
 
-_NO_SCORES = "it has no scores yet: materialize its aesthetic_scores and nsfw_scores first"
-
 
 @dg.asset(
-    deps=[aesthetic_scores, nsfw_scores, duplicate_groups],
+    deps=[aesthetic_scores, nsfw_scores, known_matches, duplicate_groups],
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=CODE_VERSION,
@@ -34,7 +33,8 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
     changed.
     """
     project, asked = curation.project(), set(context.partition_keys)
-    scored = sorted(set(done(context.instance, "aesthetic_scores")) & set(done(context.instance, "nsfw_scores")))
+    needed = ["aesthetic_scores", "nsfw_scores", *(["known_matches"] if project.settings.known_sets else [])]
+    scored = sorted(set.intersection(*(set(done(context.instance, name)) for name in needed)))
     outcomes = build_selection(project, scored)
     finished: dict[str, Metadata] = {}
     largest = {"largest_group": largest_group(project, list(outcomes))}
@@ -47,7 +47,8 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
             context.log_event(
                 dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata, tags=version)
             )
-    return record_shards(context, finished, {shard: _NO_SCORES for shard in sorted(asked - outcomes.keys())})
+    missing = f"it is not ready: materialize its {', '.join(needed)} first"
+    return record_shards(context, finished, {shard: missing for shard in sorted(asked - outcomes.keys())})
 
 
 def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) -> Metadata:

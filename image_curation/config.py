@@ -3,15 +3,24 @@
 import ctypes
 import os
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from image_curation.decode.limits import DecodeLimits
 from image_curation.errors import ConfigError
 
 ENV_PREFIX = "IMAGE_CURATION_"
+SetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _pairs(places: Any) -> Any:
+    """An object as pairs: settings can be hashed."""
+    return tuple(sorted(places.items())) if isinstance(places, dict) else places
+
+
+KnownSets = Annotated[tuple[tuple[SetName, str], ...], BeforeValidator(_pairs)]
 
 
 class DuplicateSearch(BaseModel):
@@ -58,12 +67,22 @@ class Settings(BaseSettings):
     workers: int | None = Field(None, ge=1, description="local workers; none: one a GPU, or up to four on CPUs")
     decode: DecodeLimits = DecodeLimits()
     duplicates: DuplicateSearch = DuplicateSearch()
+    known_sets: KnownSets = Field(
+        (),
+        description="JSON object: name -> Parquet file or folder with vectors, or root or release of another curation; "
+        "the policy says what becomes of images that match",
+    )
 
     @field_validator("source", "root", "policy", "heads")
     @classmethod
     def _absolute(cls, place: str | None) -> str | None:
         """Local paths hold wherever a worker runs."""
         return place if place is None or "://" in place else os.path.abspath(os.path.expanduser(place))
+
+    @field_validator("known_sets")
+    @classmethod
+    def _absolute_sets(cls, places: KnownSets) -> KnownSets:
+        return tuple((name, cls._absolute(place) or place) for name, place in places)
 
     def local_workers(self) -> int:
         """Workers that embed on one machine: as many as are set, else one a GPU, or up to four on CPUs."""

@@ -28,6 +28,7 @@ from image_curation.steps.curated_shards import build_curated_shards
 from image_curation.steps.curation_report import build_curation_report
 from image_curation.steps.duplicate_groups import build_duplicate_groups
 from image_curation.steps.embeddings import build_embeddings
+from image_curation.steps.known_matches import build_known_matches, check_known_sets
 from image_curation.steps.outcome import Outcome
 from image_curation.steps.scores import build_scores
 from image_curation.steps.selection import build_selection
@@ -58,9 +59,10 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
     A shard that cannot be done is left out and named in the result. If none can be done, its error is raised.
 
     Raises:
-        ConfigError: there is no tar in the source.
+        ConfigError: there is no tar in the source, or a known set cannot be used.
         CurationError: whatever stopped all shards, or a step over all of them.
     """
+    check_known_sets(project)
     tars, ignored = discover(project.settings.source)
     failed = take_through(shard_stages(project), largest_first(tars), cluster, on_progress)
     shards = [tar.key for tar in tars if tar.key not in failed]
@@ -78,12 +80,14 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
 
 
 def shard_stages(project: Project) -> list[Stage]:
-    """What is made of each tar by itself."""
+    """What is made of each tar by itself. Without known sets there is nothing to match."""
+    known = Stage("known_matches", partial(_by_key, partial(build_known_matches, project)))
     return [
         Stage("shard_index", partial(build_shard_index, project)),
         Stage("embeddings", partial(_by_key, partial(build_embeddings, project)), "gpu"),
         Stage("aesthetic_scores", partial(_by_key, partial(build_scores, project, "aesthetic"))),
         Stage("nsfw_scores", partial(_by_key, partial(build_scores, project, "nsfw"))),
+        *([known] if project.settings.known_sets else []),
     ]
 
 

@@ -1,5 +1,7 @@
 """The policy: one YAML file of thresholds and rules that decide, late, what is kept. Changing it runs no model."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from image_curation import storage
 from image_curation.artifacts import digest
 from image_curation.errors import ConfigError
+from image_curation.known.hash_lists import HashList, read_hash_list
 
 Null = Literal["keep", "drop"]
 Rank = Literal["aesthetic", "resolution", "bytes", "caption", "sharpness", "first"]
@@ -77,6 +80,23 @@ class DuplicateRules(_Section):
     )
 
 
+class KnownRules(_Section):
+    """Images that are known already. What is blocked, contaminated or in a reference set is dropped and counted so."""
+
+    blocklists: tuple[str, ...] = Field(
+        (),
+        description="files with a SHA-256 or perceptual hash a line, or Parquet; relative paths start at this file",
+    )
+    evaluation: tuple[str, ...] = Field(
+        (), description="names of known sets (IMAGE_CURATION_KNOWN_SETS) that must not get into training"
+    )
+    reference: tuple[str, ...] = Field((), description="names of known sets whose images are there already")
+    max_phash_distance: int | None = Field(4, ge=0, le=16, description="bits of 64 that may differ; null: not used")
+    min_similarity: Fraction | Literal["auto"] | None = Field(
+        "auto", description="cosine; auto: as among duplicates; null: not used"
+    )
+
+
 class ReleaseRules(_Section):
     """The shape of the release."""
 
@@ -93,11 +113,24 @@ class Policy(_Section):
     aesthetic: AestheticRule = AestheticRule()
     nsfw: NsfwRule = NsfwRule()
     duplicates: DuplicateRules = DuplicateRules()
+    known: KnownRules = KnownRules()
     release: ReleaseRules = ReleaseRules()
 
     def fingerprint(self) -> str:
-        """Equal for policies that decide alike."""
-        return digest(self.model_dump(mode="json"))
+        """Equal for policies that decide alike: a list counts by what is in it."""
+        return digest(self.model_dump(mode="json") | {"blocklists": self.blocklist_contents()})
+
+    def blocklists(self) -> list[HashList]:
+        """The lists that the policy names, as they are now.
+
+        Raises:
+            ConfigError: one is gone, or something in it is no hash.
+        """
+        return [read_hash_list(url) for url in self.known.blocklists]
+
+    def blocklist_contents(self) -> list[str]:
+        """What changes when a list does; errors as for `blocklists`."""
+        return [one.content for one in self.blocklists()]
 
 
 def load_policy(url: str | Path | None) -> Policy:
@@ -105,6 +138,7 @@ def load_policy(url: str | Path | None) -> Policy:
 
     Raises:
         ConfigError: the file is absent or no YAML, or a key or value is wrong; the text names each and what is allowed.
+            Or a blocklist that it names is wrong.
     """
     if url is None:
         return Policy()
@@ -120,9 +154,21 @@ def load_policy(url: str | Path | None) -> Policy:
             f"policy file {url} should hold keys such as `duplicates:`, but it is a {type(values).__name__}."
         )
     try:
-        return Policy.model_validate(values)
+        policy = _beside(url, Policy.model_validate(values))
     except ValidationError as error:
         raise ConfigError(f"policy file {url}:\n" + "\n".join(_sentences(error))) from error
+    policy.blocklists()
+    return policy
+
+
+def _beside(url: str, policy: Policy) -> Policy:
+    """The policy with the places of its lists made whole: relative ones start at the policy's own folder."""
+    folder = url.rpartition("/")[0] if "://" in url else os.path.dirname(os.path.abspath(url))
+    places = tuple(
+        place if "://" in place or os.path.isabs(place) else storage.join(folder, place.removeprefix("./"))
+        for place in policy.known.blocklists
+    )
+    return policy.model_copy(update={"known": policy.known.model_copy(update={"blocklists": places})})
 
 
 def policy_yaml(policy: Policy | None = None) -> str:
@@ -133,9 +179,13 @@ def policy_yaml(policy: Policy | None = None) -> str:
         section = getattr(policy, name)
         lines += ["", f"# {(type(section).__doc__ or '').splitlines()[0]}", f"{name}:"]
         for key, info in type(section).model_fields.items():
-            value = yaml.safe_dump(section.model_dump(mode="json")[key], default_flow_style=True).split("\n")[0]
+            value = _in_a_line(section.model_dump(mode="json")[key])
             lines.append(f"  {key}: {value}" + (f"  # {info.description}" if info.description else ""))
     return "\n".join(lines) + "\n"
+
+
+def _in_a_line(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).split("\n")[0]
 
 
 def _sentences(error: ValidationError) -> list[str]:

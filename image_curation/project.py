@@ -12,7 +12,7 @@ from image_curation.errors import ConfigError
 from image_curation.policy import Policy, load_policy
 from image_curation.storage import join
 
-_REMEMBERED = "image-curation.json"
+REMEMBERED = "image-curation.json"
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class Project:
         """Read the policy that the settings name, and check that encoder and policy fit.
 
         Raises:
-            ConfigError: the encoder is not known, the policy is wrong, its thresholds lie below what is searched, or
-                the root lies in the source.
+            ConfigError: the encoder is not known, the policy is wrong, its thresholds lie below what is searched, the
+                root lies in the source, or a known set has no role.
         """
         project = cls(settings, load_policy(settings.policy))
         project._check_floors()
         project._check_places()
+        project._check_known_sets()
         return project
 
     @classmethod
@@ -46,14 +47,14 @@ class Project:
         Raises:
             ConfigError: nothing was curated there.
         """
-        url = join(root, _REMEMBERED)
+        url = join(root, REMEMBERED)
         if not storage.exists(url):
             raise ConfigError(f"nothing has been curated into {root} yet: `image-curation curate SOURCE {root}` does.")
         return cls.load(load_settings(**json.loads(storage.read_bytes(url)) | {"root": root}))
 
     def remember(self) -> None:
         """Note the settings below the root, so that `recall` needs nothing else. No secret is among them."""
-        storage.write_bytes(self._url(_REMEMBERED), self.settings.model_dump_json(indent=2).encode() + b"\n")
+        storage.write_bytes(self._url(REMEMBERED), self.settings.model_dump_json(indent=2).encode() + b"\n")
 
     def selected_shards(self) -> list[str]:
         """All shards that have a selection, by name.
@@ -86,6 +87,12 @@ class Project:
         return max(0.0, round(self.min_similarity - 0.05, 6)) if chosen == "auto" else chosen
 
     @property
+    def known_similarity(self) -> float | None:
+        """The cosine above which an image matches one of a known set; None: vectors are not used for that."""
+        chosen = self.policy.known.min_similarity
+        return self.min_similarity if chosen == "auto" else chosen
+
+    @property
     def similarity_floor(self) -> float:
         """The cosine down to which pairs are searched and stored, whatever the policy."""
         return round(self.profile.duplicate_similarity - self.settings.duplicates.similarity_margin, 6)
@@ -96,31 +103,35 @@ class Project:
 
     def embeddings_url(self, shard: str) -> str:
         """The shard's vectors and what was measured while decoding."""
-        return self._url("embeddings", self._encoder, f"{shard}.parquet")
+        return self._url("embeddings", self.encoder_folder, f"{shard}.parquet")
 
     def scores_url(self, score: str, shard: str) -> str:
         """The shard's scores of one kind (`aesthetic`, `nsfw`)."""
-        return self._url(f"{score}_scores", self._encoder, f"{shard}.parquet")
+        return self._url(f"{score}_scores", self.encoder_folder, f"{shard}.parquet")
+
+    def known_matches_url(self, shard: str) -> str:
+        """What the shard's samples match in the known sets; there is none without sets."""
+        return self._url("known_matches", self.encoder_folder, f"{shard}.parquet")
 
     @property
     def members_url(self) -> str:
         """All samples that have a duplicate, with their vectors."""
-        return self._url("duplicate_groups", self._encoder, "members.parquet")
+        return self._url("duplicate_groups", self.encoder_folder, "members.parquet")
 
     @property
     def edges_url(self) -> str:
         """The pairs found, as row numbers of the members."""
-        return self._url("duplicate_groups", self._encoder, "edges.parquet")
+        return self._url("duplicate_groups", self.encoder_folder, "edges.parquet")
 
     @property
     def cells_url(self) -> str:
         """The generation of cells by which duplicates are searched, where there are too many to compare all."""
-        return self._url("duplicate_groups", self._encoder, "cells.parquet")
+        return self._url("duplicate_groups", self.encoder_folder, "cells.parquet")
 
     @property
     def strips_url(self) -> str:
         """Parts of a search that is not finished."""
-        return self._url("duplicate_groups", self._encoder, "strips")
+        return self._url("duplicate_groups", self.encoder_folder, "strips")
 
     def strip_url(self, name: str) -> str:
         """One of them."""
@@ -141,7 +152,7 @@ class Project:
         return self._url("report", "report.html")
 
     @property
-    def _encoder(self) -> str:
+    def encoder_folder(self) -> str:
         """The encoder's name as a folder, so that vectors of different encoders never meet."""
         return re.sub(r"[^A-Za-z0-9._-]+", "_", self.profile.name)
 
@@ -174,4 +185,44 @@ class Project:
             raise ConfigError(
                 f"the root {root} lies in the source {source}: the tars of the release would be curated again. "
                 "Choose a root beside the source."
+            )
+
+    def _check_known_sets(self) -> None:
+        rules, sets = self.policy.known, dict(self.settings.known_sets)
+        roles = (*rules.evaluation, *rules.reference)
+        for name in roles:
+            if name not in sets:
+                raise ConfigError(
+                    f"the policy names the known set {name!r}, but no setting says where it is: give "
+                    f"`--known {name}=PLACE`, or IMAGE_CURATION_KNOWN_SETS as JSON, name and place. "
+                    f"Sets: {', '.join(sorted(sets)) or 'none'}."
+                )
+            if roles.count(name) > 1:
+                raise ConfigError(f"the policy names the known set {name!r} twice: it should have one role.")
+        for name, place in sets.items():
+            if name not in roles:
+                raise ConfigError(
+                    f"the known set {name!r} has no role: name it in the policy under known.evaluation (what matches "
+                    "must not get into training) or known.reference (what matches is there already)."
+                )
+            if f"{place.rstrip('/')}/".startswith(f"{self.settings.root.rstrip('/')}/"):
+                raise ConfigError(
+                    f"the known set {name!r} lies in the root {self.settings.root}: every image would match itself. "
+                    "Name another curation, or a copy of an older release."
+                )
+        if sets:
+            self._check_known_floors()
+
+    def _check_known_floors(self) -> None:
+        lowest, wanted = self.known_similarity, self.policy.known.max_phash_distance
+        if lowest is not None and lowest < self.similarity_floor:
+            raise ConfigError(
+                f"known.min_similarity={lowest} should be >= {self.similarity_floor}, down to which matches are "
+                "searched. Raise it in the policy, or raise IMAGE_CURATION_DUPLICATES__SIMILARITY_MARGIN."
+            )
+        if wanted is not None and wanted > self.settings.duplicates.max_phash_distance:
+            raise ConfigError(
+                f"known.max_phash_distance={wanted} should be <= {self.settings.duplicates.max_phash_distance}, up to "
+                "which matches are searched. Lower it in the policy, or raise "
+                "IMAGE_CURATION_DUPLICATES__MAX_PHASH_DISTANCE."
             )

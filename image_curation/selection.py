@@ -51,7 +51,8 @@ def judge(samples: pa.Table, policy: Policy) -> tuple[npt.NDArray[np.object_], n
     """What each sample's own measures say, by the first rule that drops it.
 
     Args:
-        samples: n rows with the columns of `samples.read_samples`.
+        samples: n rows with the columns of `samples.read_samples`, and the sentences of those reasons that are about
+            known images and that the policy uses: `blocked`, `contaminated`, `in_reference`.
         policy: the rules.
 
     Returns:
@@ -75,7 +76,13 @@ def _number(value: object) -> str:
 
 def _rules(policy: Policy) -> Iterator[Rule]:
     """The policy as rules, in the order in which they are asked."""
-    image, caption = policy.image, policy.caption
+    image, caption, known = policy.image, policy.caption, policy.known
+    if known.blocklists:
+        yield _told("blocked")
+    if known.evaluation:
+        yield _told("contaminated")
+    if known.reference:
+        yield _told("in_reference")
     if image.damaged == "drop":
         yield Rule(
             "damaged_jpeg", lambda t: t["damaged"], "a strict JPEG decoder rejects it: parts may be grey or shifted"
@@ -106,6 +113,11 @@ def _rules(policy: Policy) -> Iterator[Rule]:
         yield _below("low_aesthetic", "aesthetic", policy.aesthetic.min, "aesthetic score of {value}")
         if policy.aesthetic.when_null == "drop":
             yield Rule("no_aesthetic_score", lambda t: pc.is_null(t["aesthetic"]), "it has no aesthetic score")
+
+
+def _told(reason: str) -> Rule:
+    """A reason whose sentences are in the column of its name, null where it does not hold."""
+    return Rule(reason, lambda t: pc.is_valid(t[reason]), "{value}", reason)
 
 
 def _below(reason: str, column: str, limit: float, what: str) -> Rule:

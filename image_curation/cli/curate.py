@@ -20,6 +20,10 @@ def curate(
     policy: PolicyFile = None,
     weights: Annotated[str | None, typer.Option(help="local weights file of the encoder, or PATH@sha256:HEX")] = None,
     heads: Annotated[str | None, typer.Option(help="folder with the LAION score heads' files")] = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PLACE of a known set that the policy names, once for each; see README, Known images"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     cluster: Annotated[str | None, typer.Option(help="auto, inline, local, cuda, or tcp://scheduler:port")] = None,
     workers: Annotated[int | None, typer.Option(help="local workers that embed: GPUs, or processes on CPUs")] = None,
@@ -41,6 +45,7 @@ def curate(
         policy=policy,
         weights=weights,
         heads=heads,
+        known_sets=_places(known) if known else None,
         device=device,
         cluster=cluster,
         workers=workers,
@@ -62,6 +67,15 @@ def curate(
     say(console, "report", f"   {project.report_url}")
     if result.failed_shards or not all(finding.passed for finding in result.findings.values()):
         raise typer.Exit(DONE_WITH_FINDINGS)
+
+
+def _places(known: list[str]) -> dict[str, str]:
+    """Name -> place of each `NAME=PLACE`."""
+    pairs = [text.partition("=") for text in known]
+    for text, (name, _, place) in zip(known, pairs, strict=True):
+        if not name or not place:
+            raise typer.BadParameter(f"{text!r} should be NAME=PLACE.", param_hint="--known")
+    return {name: place for name, _, place in pairs}
 
 
 class _Bars(Progress):

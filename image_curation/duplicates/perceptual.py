@@ -10,6 +10,8 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_curation.duplicates.edges import HASH_BITS, Edges, Kind, Rows, collapse
 from image_curation.duplicates.forest import forest_of_batches
@@ -19,6 +21,7 @@ Hashes = npt.NDArray[np.uint64]
 BANDS, BAND_BITS = 4, 16
 MAX_DISTANCE = 16  # unrelated hashes differ in 32 +- 4 bits: beyond a quarter of the bits, chance begins to make pairs
 CHUNK_PAIRS = 4_000_000  # candidates compared at a time: about 200 MB
+FLAT_CONTRAST = 0.01  # of an image without structure, whose hash is chance
 
 
 def perceptual_edges(
@@ -52,6 +55,45 @@ def perceptual_edges(
     rows = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
     distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
     return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new, device), len(phash))
+
+
+def nearest_hashes(
+    phash: Hashes, others: Hashes, max_distance: int, usable: npt.NDArray[np.bool_] | None = None
+) -> tuple[Rows, Rows]:
+    """For each hash the nearest of others within a Hamming distance. None is missed; of equally near ones the first.
+
+    Args:
+        phash: uint64 [n].
+        others: uint64 [m].
+        max_distance: bits that may differ, 0 to 16.
+        usable: bool [n], which of `phash` say something.
+
+    Returns:
+        (row, distance), int64 [n]: the place in `others`, -1 where none is near, and the bits that differ.
+    """
+    distinct, first = np.unique(others, return_index=True)
+    none = (max_distance + 1) * len(others)
+    best = np.full(len(phash), none, np.int64)  # distance * m + place: the least is the nearest, and the first of those
+    asked = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
+    for band, radius in enumerate(_band_radii(max_distance)):
+        order = np.argsort(_bands(distinct)[:, band], kind="stable")
+        bounds = np.searchsorted(_bands(distinct)[order, band], np.arange((1 << BAND_BITS) + 1))
+        for mask in _masks(radius):
+            partner = (_bands(phash[asked])[:, band] ^ np.uint16(mask)).astype(np.int64)
+            for i, place in _expand(bounds[partner], bounds[partner + 1]):
+                x, y = asked[i], order[place]
+                np.minimum.at(best, x, hamming(phash[x], distinct[y]).astype(np.int64) * len(others) + first[y])
+    distance, row = np.divmod(best, max(1, len(others)))
+    near = best < none
+    return np.where(near, row, -1), np.where(near, distance, 0)
+
+
+def usable_hashes(images: pa.Table) -> tuple[Hashes, npt.NDArray[np.bool_]]:
+    """The column `phash` as uint64 [n], and bool [n] where there is one of an image that is not flat."""
+    usable = pc.is_valid(images["phash"])
+    if "contrast" in images.column_names:
+        usable = pc.and_(usable, pc.fill_null(pc.greater_equal(images["contrast"], FLAT_CONTRAST), False))
+    return pc.fill_null(images["phash"], 0).to_numpy(), usable.to_numpy().astype(np.bool_)
 
 
 def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:

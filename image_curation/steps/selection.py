@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 from image_curation import embedding, storage
 from image_curation.artifacts import Certificate, digest, read_artifact
 from image_curation.duplicates.edges import Edges
+from image_curation.known.hash_lists import blocked
+from image_curation.known.verdicts import verdicts
 from image_curation.project import Project
 from image_curation.samples import SCORES, read_samples
 from image_curation.selection import CODE_VERSION, decide, judge, resolve_duplicates, similarity_facts
 from image_curation.steps.duplicate_groups import read_duplicates
+from image_curation.steps.known_matches import read_known_matches
 from image_curation.steps.outcome import Made, Outcome, count, reuse_or_make
 
 _MEASURES = ("eligible", "aesthetic", "pixels", "image_size", "caption_characters", "sharpness")
@@ -40,7 +43,8 @@ def build_selection(project: Project, shards: Sequence[str]) -> dict[str, Outcom
     representatives that are no longer there.
 
     Raises:
-        ArtifactError: a shard has no scores, or duplicates have not been searched yet.
+        ArtifactError: a shard has no scores, or duplicates or matches with known sets have not been searched yet.
+        ConfigError: a blocklist or a known set is gone.
     """
     project.remember()
     judged = {shard: _judge(project, shard) for shard in sorted(shards)}
@@ -52,8 +56,23 @@ def build_selection(project: Project, shards: Sequence[str]) -> dict[str, Outcom
 
 
 def _judge(project: Project, shard: str) -> Judged:
-    samples = read_samples(project, shard)
+    samples = _with_known(project, shard, read_samples(project, shard))
     return Judged(samples, *judge(samples, project.policy))
+
+
+def _with_known(project: Project, shard: str, samples: pa.Table) -> pa.Table:
+    """The samples with a column of sentences for each reason that is about known images and that the policy uses."""
+    rules, told = project.policy.known, {}
+    if rules.blocklists:
+        told["blocked"] = blocked(samples, project.policy.blocklists(), rules.max_phash_distance)
+    if project.settings.known_sets:
+        matches = read_known_matches(project, shard)["matches"].to_pylist()
+        limits = project.known_similarity, rules.max_phash_distance
+        told["contaminated"] = verdicts(matches, rules.evaluation, "evaluation set", *limits)
+        told["in_reference"] = verdicts(matches, rules.reference, "reference set", *limits)
+    for name, sentences in told.items():
+        samples = samples.append_column(name, pa.array(sentences, pa.string()))
+    return samples
 
 
 def _resolve(project: Project, judged: dict[str, Judged]) -> pa.Table:
@@ -90,10 +109,16 @@ def _write(project: Project, shard: str, item: Judged, duplicates: pa.Table) -> 
     own = duplicates.filter(pc.equal(duplicates["shard"], shard))
     inputs = {"index": project.index_url(shard), "embeddings": project.embeddings_url(shard)}
     inputs |= {score: project.scores_url(score, shard) for score in SCORES}
+    if project.settings.known_sets:
+        inputs["known_matches"] = project.known_matches_url(shard)
     certificate = Certificate(
         artifact="selection",
         code_version=CODE_VERSION,
-        settings={"policy": project.policy.model_dump(mode="json"), "min_similarity": project.min_similarity},
+        settings={
+            "policy": project.policy.model_dump(mode="json"),
+            "blocklists": project.policy.blocklist_contents(),
+            "min_similarity": project.min_similarity,
+        },
         inputs={name: read_artifact(url).content for name, url in inputs.items()}
         | {"duplicates": digest(own.to_pylist())},
     )

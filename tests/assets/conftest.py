@@ -18,7 +18,7 @@ from image_curation.curate import curate
 from image_curation.demo.shards import DemoSample, make_demo_shards
 from image_curation.project import Project
 
-PER_SHARD = ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "selection")
+PER_SHARD = ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches", "selection")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 AUDIT_JOB = dg.define_asset_job(

@@ -28,6 +28,7 @@ METADATA = {
     "embeddings": ROWS | SPEED | {"encoder", "statuses", "weights_sha256", "preprocessing", "contact_sheet"},
     "aesthetic_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
     "nsfw_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
+    "known_matches": {"sets"},  # of which there are none: nothing is written
     "duplicate_groups": {"samples_compared", "samples_with_a_twin", "groups_at_the_floor", "similarity_floor", "recall"}
     | {"pairs_in_the_spanning_forest", "searched_by", "shards", "reused", "seconds", "path", "similarities"},
     "selection": ROWS
@@ -91,7 +92,7 @@ def test_every_asset_is_materialized_for_every_shard(twice):
     assert twice.first.success
     found = metadata(twice.first)
     assert {name: set(partitions) for name, partitions in found.items()} == {
-        name: set(SHARDS) if name in PER_SHARD else {None} for name in METADATA
+        name: set(SHARDS) if name in (*PER_SHARD, "known_matches") else {None} for name in METADATA
     }
 
 

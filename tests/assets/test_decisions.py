@@ -1,6 +1,7 @@
 """Late decisions in the graph: a newcomer changes another shard, and a new policy runs no model."""
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 
 from image_curation.artifacts import read_table
@@ -107,3 +108,30 @@ def test_policy_that_is_wrong_stops_selection_with_the_key_and_what_is_allowed(g
     cause = failed.step_failure_data.error.cause
     assert cause.cls_name == "ConfigError"
     assert "image.min_shortside: there is no such key. Allowed here: min_short_side, " in cause.message
+
+
+def test_new_known_set_runs_its_comparison_and_what_follows_and_selection_does_not_go_before_it(
+    graph, demo, monkeypatch
+):
+    keys = demo.plain()[:4]
+    demo.pack(graph.source / "only.tar", *keys)
+    graph.prepare("only")
+    vectors = read_table(graph.project.embeddings_url("only"), ["key", "vector"])
+    pq.write_table(vectors.slice(1, 1).replace_schema_metadata(None), graph.root.parent / "val.parquet")
+    (graph.root.parent / "policy.yaml").write_text("known: {evaluation: [val]}\n")
+    monkeypatch.setenv("IMAGE_CURATION_POLICY", str(graph.root.parent / "policy.yaml"))
+    monkeypatch.setenv("IMAGE_CURATION_KNOWN_SETS", f'{{"val": "{graph.root.parent / "val.parquet"}"}}')
+    before = {path: path.stat().st_mtime_ns for path in graph.root.rglob("*.parquet")}
+
+    assert not graph.run("only", only=["selection"]).success
+    result = graph.run("only", only=["known_matches", "selection", "curated_shards", "curation_report"])
+
+    assert result.success
+    (known,) = result.asset_materializations_for_node("known_matches")
+    assert known.metadata["sets"].value == 1
+    assert "| val | 1 |" in known.metadata["samples_that_match"].value
+    dropped = {key for key, fate in decisions(graph, "only").items() if fate == ("dropped", "contaminated")}
+    assert dropped == {vectors["key"][1].as_py()}
+    rewritten = {path.relative_to(graph.root).parts[0] for path, at in before.items() if _changed(path, at)}
+    assert rewritten == {"selection", "release"}
+    assert {check.passed for check in result.get_asset_check_evaluations()} == {True}

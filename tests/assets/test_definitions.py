@@ -18,8 +18,9 @@ DEPENDENCIES = {
     "embeddings": {"shard_index"},
     "aesthetic_scores": {"embeddings"},
     "nsfw_scores": {"embeddings"},
+    "known_matches": {"embeddings"},
     "duplicate_groups": {"embeddings"},
-    "selection": {"aesthetic_scores", "nsfw_scores", "duplicate_groups"},
+    "selection": {"aesthetic_scores", "nsfw_scores", "known_matches", "duplicate_groups"},
     "curated_shards": {"selection"},
     "curation_report": {"curated_shards"},
 }

@@ -167,7 +167,7 @@ def test_selection_of_a_shard_without_scores_is_not_recorded(three):
     assert not result.success
     assert three.done("selection") == {"alpha"}
     said, metadata = failure(result, "selection")
-    assert said.startswith("1 of 2 shards failed; the others are recorded. Retry these alone: beta (it has no scores")
+    assert said.startswith("1 of 2 shards failed; the others are recorded. Retry these alone: beta (it is not ready")
     assert list(metadata["failed_shards"].value) == ["beta"]
     assert three.run("alpha", "beta").success
     assert three.done("selection") == {"alpha", "beta"}

@@ -31,7 +31,7 @@ ARGUMENTS = [
 ]
 PATIENCE_MS = 40_000
 GROUPS = {
-    "samples": ["shard_index", "embeddings", "aesthetic_scores", "nsfw_scores"],
+    "samples": ["shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches"],
     "decisions": ["duplicate_groups", "selection"],
     "release": ["curated_shards", "curation_report"],
 }
@@ -167,7 +167,7 @@ def test_lineage_shows_every_asset_in_its_group_and_asks_nobody_else(site, tab):
         for name in assets:
             tab.page.locator("foreignObject", has_text=name).first.wait_for(state="attached")
             seen += 1
-    assert seen == 8
+    assert seen == 9
     assert tab.foreign(site.url) == []
 
 

@@ -140,7 +140,7 @@ def test_value_that_is_not_allowed(load, text, key, allowed):
 
 def test_unknown_key_is_told_with_those_that_exist(load):
     assert (
-        "  imag: there is no such key. Allowed here: image, caption, aesthetic, nsfw, duplicates, release."
+        "  imag: there is no such key. Allowed here: image, caption, aesthetic, nsfw, duplicates, known, release."
         in error_of(load, "imag: {}").splitlines()
     )
     assert (
@@ -187,3 +187,24 @@ def test_policy_can_lie_in_a_store():
 def test_fingerprint_is_that_of_what_is_decided_not_of_the_text(load):
     assert load("nsfw: {max: 0.5}").fingerprint() == Policy().fingerprint()
     assert load("nsfw: {max: 0.4}").fingerprint() != Policy().fingerprint()
+
+
+def test_blocklists_lie_beside_the_policy_and_count_by_their_content(load, tmp_path):
+    path = tmp_path / "a list with a name that is long enough to be wrapped by a writer of YAML, were it let.txt"
+    path.write_text("0" * 16)
+    policy = load(f"known: {{blocklists: ['./{path.name}', '{path}']}}")
+    assert policy.known.blocklists == (str(path), str(path))
+    assert load(policy_yaml(policy)) == policy
+    before = policy.fingerprint()
+    path.write_text("# the same\n" + "0" * 16)
+    assert policy.fingerprint() == before
+    path.write_text("1" * 16)
+    assert policy.fingerprint() != before
+
+
+def test_blocklist_that_is_wrong_is_told_when_the_policy_is_read(load, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no blocklist .*/gone\.txt"):
+        load("known: {blocklists: [gone.txt]}")
+    (tmp_path / "bad.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"blocklist .*/bad\.txt, line 1: 'x' is no hash"):
+        load("known: {blocklists: [bad.txt]}")

@@ -129,3 +129,41 @@ def test_root_in_the_source_would_be_curated_again(tmp_path, root):
     with pytest.raises(ConfigError, match="lies in the source"):
         Project.load(Settings(source=str(tmp_path / "raw"), root=str(tmp_path / root)))
     assert Project.load(Settings(source=str(tmp_path / "raw"), root=str(tmp_path / "raw-curated")))
+
+
+VAL = (("val", "s3://sets/val.parquet"),)
+
+
+def test_known_sets_are_named_by_settings_and_have_one_role_in_the_policy(tmp_path, monkeypatch):
+    given = project(tmp_path, "known: {evaluation: [val]}", known_sets={"val": "s3://sets/val.parquet"})
+    assert given.settings.known_sets == VAL
+    assert given.known_similarity == given.min_similarity
+    given.remember()
+    assert Project.recall(str(tmp_path / "out")) == given
+    monkeypatch.setenv("IMAGE_CURATION_KNOWN_SETS", '{"val": "s3://sets/val.parquet"}')
+    assert project(tmp_path, "known: {reference: [val], min_similarity: 0.95}").known_similarity == 0.95
+    assert project(tmp_path, "known: {reference: [val], min_similarity: null}").known_similarity is None
+    assert hash(given.settings) is not None  # caches are keyed by it
+
+
+@pytest.mark.parametrize(
+    ("policy", "sets", "said"),
+    [
+        ("known: {evaluation: [val]}", (), "names the known set 'val', but no setting says where it is: give `--known"),
+        ("known: {}", VAL, "the known set 'val' has no role: name it in the policy under known.evaluation"),
+        ("known: {evaluation: [val], reference: [val]}", VAL, "names the known set 'val' twice"),
+        ("known: {evaluation: [val], min_similarity: 0.8}", VAL, "known.min_similarity=0.8 should be >= 0.85"),
+        ("known: {evaluation: [val], max_phash_distance: 9}", VAL, "known.max_phash_distance=9 should be <= 8"),
+        ("known: {evaluation: [val]}", "out", "the known set 'val' lies in the root"),
+    ],
+)
+def test_known_sets_and_policy_that_do_not_fit(tmp_path, policy, sets, said):
+    if sets == "out":
+        sets = (("val", str(tmp_path / "out" / "release")),)
+    with pytest.raises(ConfigError) as caught:
+        project(tmp_path, policy, known_sets=sets)
+    assert said in str(caught.value)
+
+
+def test_distance_beyond_the_search_is_no_mistake_for_blocklists_alone(tmp_path):
+    assert project(tmp_path, "known: {max_phash_distance: 16}")

@@ -115,6 +115,19 @@ def test_policy_file_is_obeyed(cli, source, tmp_path):
     assert sum(manifest["ledger"]["dropped"].values()) == ledger(ran.out).get(("dropped", "duplicate semantic"), 0)
 
 
+def test_images_of_an_earlier_curation_are_left_out(cli, source, tmp_path):
+    assert cli("curate", source, tmp_path / "earlier").code == 0
+    (tmp_path / "policy.yaml").write_text("known: {reference: [earlier]}")
+    options = ("--policy", tmp_path / "policy.yaml", "--known", f"earlier={tmp_path / 'earlier'}")
+    ran = cli("curate", source, tmp_path / "curated", *options)
+    assert ran.code == 0
+    assert ledger(ran.out)["dropped", "in reference"] == 6
+    assert re.search(r"^known_matches .* 2/2 ", ran.out, re.MULTILINE)
+    ran = cli("curate", source, tmp_path / "curated", "--known", "earlier")
+    assert ran.code == 2
+    assert "'earlier' should be NAME=PLACE." in ran.err
+
+
 def refused(ran, *sentences: str) -> None:
     """Exit code 1 and a sentence of the named error, on one line of stderr, without a traceback."""
     assert ran.code == 1
@@ -147,7 +160,7 @@ def test_policy_with_an_unknown_key_and_a_wrong_value(cli, source, tmp_path):
     refused(
         cli("curate", source, tmp_path / "curated", "--policy", tmp_path / "policy.yaml"),
         f"error ConfigError: policy file {tmp_path}/policy.yaml:",
-        "  imagee: there is no such key. Allowed here: image, caption, aesthetic, nsfw, duplicates, release.",
+        "  imagee: there is no such key. Allowed here: image, caption, aesthetic, nsfw, duplicates, known, release.",
         "  image.min_short_side: ",
         "it is 'tall'.",
     )

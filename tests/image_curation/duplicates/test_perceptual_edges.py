@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from image_curation.duplicates import perceptual
 from image_curation.duplicates.edges import Kind
-from image_curation.duplicates.perceptual import _near_pairs, perceptual_edges
+from image_curation.duplicates.perceptual import _near_pairs, nearest_hashes, perceptual_edges
 from image_curation.errors import ConfigError
 
 
@@ -100,3 +100,19 @@ def test_a_distance_out_of_range_is_refused(distance: int):
 
 def test_no_hashes_give_no_edges():
     assert len(perceptual_edges(np.empty(0, np.uint64), 8)) == 0
+
+
+@settings(deadline=None)
+@given(crowded_hashes(), st.integers(0, 16))
+def test_nearest_of_others_is_that_of_brute_force_and_of_equals_the_first(hashes: list[int], max_distance: int):
+    asked, others = hashes[::2], [*hashes[1::2], *hashes[:1], *hashes[1::2]]
+    row, distance = nearest_hashes(np.array(asked, np.uint64), np.array(others, np.uint64), max_distance)
+    for x, r, d in zip(asked, row.tolist(), distance.tolist(), strict=True):
+        bits = [(x ^ y).bit_count() for y in others]
+        assert (r, d) == ((bits.index(min(bits)), min(bits)) if min(bits) <= max_distance else (-1, 0))
+
+
+def test_nearest_of_none_and_for_a_hash_that_says_nothing():
+    hashes = np.array([0, 0], np.uint64)
+    assert nearest_hashes(hashes, hashes[:0], 8)[0].tolist() == [-1, -1]
+    assert nearest_hashes(hashes, hashes, 8, np.array([True, False]))[0].tolist() == [0, -1]
