@@ -39,6 +39,8 @@ class Stage:
     name: str
     function: Callable[[Any], Any]
     device: Device = "cpu"
+    alone: bool = False
+    """Whether it takes a whole worker: nothing else runs beside it on a GPU, which it may fill."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class DaskCluster:
             stage = stages[position]
             key = f"{stage.name}-{uuid4().hex}"  # a name of its own, by which Dask learns how long the stage takes
             future = self.client.submit(
-                stage.function, item, key=key, pure=False, priority=position, resources=needs[stage.device]
+                stage.function, item, key=key, pure=False, priority=position, resources=needs[stage.device, stage.alone]
             )
             running[future] = item, position
             finished.add(future)
@@ -163,14 +165,17 @@ class DaskCluster:
                     submit(*start)
             yield done
 
-    def _workers(self) -> tuple[dict[Device, dict[str, int] | None], int]:
-        """What a stage must ask for to get a worker of its kind (nothing where no worker declares it); all threads."""
+    def _workers(self) -> tuple[dict[tuple[Device, bool], dict[str, float] | None], int]:
+        """What a stage must ask for to get a worker of its kind, alone or not (nothing where no worker declares it);
+        all threads."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        declared = {resource for worker in workers for resource in worker["resources"]}
-        needs: dict[Device, dict[str, int] | None] = {
-            "cpu": {"CPU": 1} if "CPU" in declared else None,
-            "gpu": {"GPU": 1} if "GPU" in declared else None,
-        }
+        needs: dict[tuple[Device, bool], dict[str, float] | None] = {}
+        devices: tuple[Device, ...] = ("cpu", "gpu")
+        for device in devices:
+            name = device.upper()
+            declared = [worker["resources"][name] for worker in workers if name in worker["resources"]]
+            needs[device, False] = {name: 1} if declared else None
+            needs[device, True] = {name: min(declared)} if declared else None
         return needs, max(1, sum(worker["nthreads"] for worker in workers))
 
 

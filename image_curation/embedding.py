@@ -101,10 +101,11 @@ def vectors_of(table: pa.Table) -> npt.NDArray[np.float16]:
     column = table["vector"].combine_chunks()
     is_packed = pa.types.is_fixed_size_binary(column.type)
     dim = column.type.byte_width // 2 if is_packed else column.type.list_size
+    dtype = np.float16 if is_packed else column.type.value_type.to_pandas_dtype()
     numbers = column.buffers()[1] if is_packed else column.values.buffers()[1]
-    start = column.offset + (0 if is_packed else column.values.offset // dim)
-    flat = np.frombuffer(numbers or b"", np.float16, count=(start + len(column)) * dim) if len(column) else np.empty(0)
-    vectors: npt.NDArray[np.float16] = flat.reshape(-1, dim)[start:].astype(np.float16)
+    first = column.offset + (0 if is_packed else column.values.offset // dim)
+    whole = np.frombuffer(numbers or b"", dtype).reshape(-1)[: (first + len(column)) * dim]
+    vectors: npt.NDArray[np.float16] = whole.reshape(-1, dim)[first:].astype(np.float16)
     vectors[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
     return vectors
 

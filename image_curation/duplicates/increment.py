@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from image_curation.duplicates.edges import Edges, Kind, Rows, concatenate
 from image_curation.duplicates.forest import spanning_forests
@@ -33,12 +34,13 @@ class Numbering:
         starts = np.cumsum([0, *(counts[name] for name in names)]).tolist()
         return cls(dict(zip(names, starts, strict=False)), starts[-1])
 
-    def number(self, shards: npt.NDArray[np.object_], positions: Rows) -> Rows:
-        """The number of each row, int64 [m], from its shard, str [m], and its position there; -1 for unknown shards."""
-        names, which = np.unique(shards.astype(str), return_inverse=True) if len(shards) else (shards, shards)
-        firsts = np.array([self.first.get(str(name), -1) for name in names], np.int64)
-        chosen = firsts[which] if len(shards) else np.empty(0, np.int64)
-        return np.where(chosen < 0, -1, chosen + positions)
+    def number(self, shards: pa.ChunkedArray, positions: Rows) -> Rows:
+        """The number of each row, int64 [m], from its shard and its position there; -1 for unknown shards."""
+        named = shards.combine_chunks()
+        named = named if pa.types.is_dictionary(named.type) else named.dictionary_encode()
+        firsts = np.array([self.first.get(name, -1) for name in named.dictionary.to_pylist()], np.int64)
+        first = firsts[named.indices.to_numpy()] if len(named) else np.empty(0, np.int64)
+        return np.where(first < 0, -1, first + positions)
 
 
 def without(edges: Edges, there: npt.NDArray[np.bool_]) -> tuple[Edges, Rows]:

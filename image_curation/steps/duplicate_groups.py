@@ -7,7 +7,7 @@ A search starts from the one before: shards that it knew are not compared with e
 leaves no trace. The result is that of a search over all shards at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from image_curation import embedding, storage
 from image_curation.artifacts import Certificate, fresh, read_artifact, read_table, write_table
-from image_curation.cluster import Cluster, InlineCluster, Stage
+from image_curation.cluster import Cluster, Done, InlineCluster, Stage
 from image_curation.config import resolve_device
 from image_curation.duplicates import CODE_VERSION
 from image_curation.duplicates.cells import SAMPLE_PER_CELL, Cells, cell_count, train_cells
@@ -28,7 +28,7 @@ from image_curation.duplicates.edges import Edges, Kind, Rows, concatenate
 from image_curation.duplicates.exact import exact_edges
 from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.increment import Numbering, merged, renumbered, without
-from image_curation.duplicates.perceptual import perceptual_edges
+from image_curation.duplicates.perceptual import FLAT_CONTRAST, perceptual_edges
 from image_curation.duplicates.semantic import fitted_margin, recall_of_pairs, semantic_edges
 from image_curation.errors import ArtifactError
 from image_curation.project import Project
@@ -44,15 +44,22 @@ from image_curation.steps.duplicate_strips import (
 )
 from image_curation.steps.outcome import Made, Outcome, reuse_or_make
 
-_FLAT = 0.01  # contrast of an image without structure: the bits of its perceptual hash are chance
 _BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 10_000_000}  # half an hour on two cores, two minutes on an H100
 _GROWTH = 4  # a generation of cells serves until there are so many times the vectors that it was made for
 _MAX_GHOSTS = 64
 _SAMPLED_FOR_MARGIN = 5_000
 
 
-def build_duplicate_groups(project: Project, shards: Sequence[str], cluster: Cluster | None = None) -> Outcome:
+def build_duplicate_groups(
+    project: Project,
+    shards: Sequence[str],
+    cluster: Cluster | None = None,
+    on_strip: Callable[[int, int], None] = lambda done, of: None,
+) -> Outcome:
     """Search duplicates among all samples of `shards` that have a vector; without a cluster, in this process.
+
+    Args:
+        on_strip: called with how many parts of the heavy comparison are done, and how many there are.
 
     Raises:
         ArtifactError: there is no shard, or one of them has no embeddings yet.
@@ -76,7 +83,15 @@ def build_duplicate_groups(project: Project, shards: Sequence[str], cluster: Clu
     if fresh(project.edges_url, certificate) is None or fresh(project.members_url, certificate) is None:
         known = _known(project, certificate)
         storage.remove(project.members_url)  # edges are written first: a kill between the two leaves both stale
-    search = partial(_search, project, certificate, counts, generation, known, cluster or InlineCluster())
+
+    def compare(compared: Sequence[Strip]) -> Iterator[Done]:
+        stage = Stage("duplicate_strips", partial(build_strip, project, generation), "gpu", alone=True)
+        on_strip(0, len(compared))
+        for i, done in enumerate((cluster or InlineCluster()).run([stage], compared)):
+            on_strip(i + 1, len(compared))
+            yield done
+
+    search = partial(_search, project, certificate, counts, generation, known, compare)
     outcome = reuse_or_make(project.members_url, certificate, search)
     for file in storage.list_files(project.strips_url) if storage.exists(project.strips_url) else []:
         storage.remove(file.url)
@@ -122,14 +137,13 @@ def _search(
     counts: Counts,
     generation: str | None,
     known: _Known | None,
-    cluster: Cluster,
+    compare: Callable[[Sequence[Strip]], Iterator[Done]],
 ) -> Made:
     numbering, hashes = Numbering.of(counts), _hashes(project, counts)
     parts = _parts_of(project, known, numbering, generation) if known else []
     old = {shard: n for shard, n in counts.items() if known and shard in known.shards}
     new = {shard: n for shard, n in counts.items() if shard not in old}
-    compared = strips(new, old, block_rows(project), AUDITED)
-    found, audit, sampled = _semantic(project, generation, compared, numbering, cluster)
+    found, audit, sampled = _semantic(compare(strips(new, old, block_rows(project), AUDITED)), numbering)
     distance, device = project.settings.duplicates.max_phash_distance, resolve_device(project.settings.device)
     is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)])
     parts += [
@@ -154,9 +168,8 @@ def _search(
 
 def _parts_of(project: Project, known: _Known, numbering: Numbering, generation: str | None) -> list[Edges]:
     """What an earlier search found that still holds, and what is found anew where it lost a row."""
-    shards = np.array(known.members["shard"].to_pylist(), object)
-    there = np.isin(shards.astype(str), sorted(known.shards)) if len(shards) else np.empty(0, np.bool_)
-    number = numbering.number(shards, known.members["row"].to_numpy())
+    there = _bools(pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string())))
+    number = numbering.number(known.members["shard"], known.members["row"].to_numpy())
     kept, hurt = without(known.edges, there)
     parts = [renumbered(kept, number)]
     if len(hurt):
@@ -173,9 +186,7 @@ def _parts_of(project: Project, known: _Known, numbering: Numbering, generation:
     return parts
 
 
-def _semantic(
-    project: Project, generation: str | None, compared: Sequence[Strip], numbering: Numbering, cluster: Cluster
-) -> tuple[Edges, tuple[Rows, Rows], int]:
+def _semantic(compared: Iterator[Done], numbering: Numbering) -> tuple[Edges, tuple[Rows, Rows], int]:
     """Close pairs of all strips; the audit's pairs, from the sampled row's side; and how many rows it sampled.
 
     Raises:
@@ -184,7 +195,7 @@ def _semantic(
     found, sampled = [Edges.none()], 0
     audit: list[tuple[Rows, Rows]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     stopped: Exception | None = None
-    for done in cluster.run([Stage("duplicate_strips", partial(build_strip, project, generation), "gpu")], compared):
+    for done in compared:
         if done.error is not None:
             stopped = stopped or done.error
             continue
@@ -201,8 +212,7 @@ def _semantic(
 
 
 def _numbers(numbering: Numbering, table: pa.Table, end: str) -> Rows:
-    column = table[f"shard_{end}"].combine_chunks().cast(pa.string())
-    return numbering.number(np.array(column.to_pylist(), object), table[f"row_{end}"].to_numpy())
+    return numbering.number(table[f"shard_{end}"], table[f"row_{end}"].to_numpy())
 
 
 def _how(
@@ -230,7 +240,7 @@ def _hashes(project: Project, counts: Counts) -> pa.Table:
 def _hashes_of(project: Project, shard: str) -> pa.Table:
     found = read_table(project.embeddings_url(shard), ["key", "status", "phash", "contrast"])
     found = found.append_column("sha256", read_table(project.index_url(shard), ["sha256"])["sha256"])
-    found = found.append_column("textured", pc.greater_equal(found["contrast"], _FLAT))
+    found = found.append_column("textured", pc.greater_equal(found["contrast"], FLAT_CONTRAST))
     found = found.filter(pc.equal(found["status"], "ok")).sort_by("key")
     return found.select(["key", "sha256", "phash", "textured"])
 
@@ -244,9 +254,9 @@ def _members(project: Project, numbering: Numbering, rows: Rows, hashes: pa.Tabl
     has = np.zeros(len(rows), np.bool_)
     vectors: npt.NDArray[np.float16] | None = None
     if known and len(known.members):
-        there = np.isin(np.array(known.members["shard"].to_pylist()), sorted(known.shards))
-        before = known.members.filter(pa.array(there))
-        number = numbering.number(np.array(before["shard"].to_pylist(), object), before["row"].to_numpy())
+        there = pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string()))
+        before = known.members.filter(there)
+        number = numbering.number(before["shard"], before["row"].to_numpy())
         own = embedding.vectors_of(before)
         place = np.searchsorted(rows, number)
         hit = (
@@ -322,4 +332,5 @@ def _edge_table(edges: Edges, members: pa.Table) -> pa.Table:
 
 
 def _bools(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    return np.array(column.to_pylist(), np.bool_)
+    bools: npt.NDArray[np.bool_] = column.combine_chunks().to_numpy(zero_copy_only=False)
+    return bools

@@ -29,7 +29,14 @@ METADATA = {
     "aesthetic_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
     "nsfw_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
     "known_matches": {"sets"},  # of which there are none: nothing is written
-    "duplicate_groups": {"samples_compared", "samples_with_a_twin", "groups_at_the_floor", "similarity_floor", "recall"}
+    "duplicate_groups": {
+        "samples_compared",
+        "samples_compared_anew",
+        "samples_with_a_twin",
+        "groups_at_the_floor",
+        "similarity_floor",
+        "recall",
+    }
     | {"pairs_in_the_spanning_forest", "searched_by", "shards", "reused", "seconds", "path", "similarities"},
     "selection": ROWS
     | {"ledger", "dropped", "failed", "policy", "fates"}
