@@ -38,3 +38,27 @@ def test_labelled_photos_are_grouped_as_measured(benchmark: ModuleType, shared_d
     # What stays apart is a turned and a dithered picture, never one that was only saved in another way.
     assert together.missed
     assert all("rotation" in a + b or ".pbm" in a + b or "hflip" in a + b for a, b in together.missed)
+
+
+def test_every_labelled_pair_has_the_kinds_of_edit_of_its_two_files(benchmark: ModuleType, shared_data: Path):
+    labelled = benchmark.search(shared_data, "embedded")
+    recalls = benchmark.recalls(labelled)
+    benchmark.print_recalls(labelled)
+    # Counted by hand: 16, 14, 14, 14, 9, 2 and 2 codec versions; 8 and 9 EXIF versions; a forest with four edits;
+    # a photo that is there twice unedited, with three edits.
+    assert {kind: pairs for kind, (pairs, _) in recalls.items()} == {
+        "other container or codec": 120 + 3 * 91 + 36 + 1 + 1,
+        "EXIF orientation": 28 + 36,
+        "resized": 4 + 4,
+        "cropped": 4,
+        "text overlay": 4,
+        "quality": 4,
+        "mirrored": 4,
+        "rotated": 4,
+        "unedited": 1,
+    }
+    together = {kind: row[-1] for kind, (_, row) in recalls.items()}
+    assert together.pop("other container or codec") == pytest.approx(407 / 431)  # two dithered ones: 2 * 12 pairs
+    assert together.pop("resized") == 0.75  # the turned and the mirrored one are not found as what was resized either
+    assert [together.pop(kind) for kind in ("mirrored", "rotated")] == [0, 0]
+    assert set(together.values()) == {1.0}
