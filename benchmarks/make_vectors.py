@@ -61,7 +61,7 @@ def shard_name(number: int) -> str:
 
 def _write(root: str, rows: int, dim: int, number: int) -> None:
     rng = np.random.default_rng([1, number])
-    vectors, source = _vectors(rng, rows, dim)
+    vectors, source = vectors_of_shard(rng, rows, dim)
     project, shard = project_of(root), shard_name(number)
     phash = rng.integers(0, 2**64, rows, np.uint64)
     copied = source >= 0
@@ -82,7 +82,9 @@ def _write(root: str, rows: int, dim: int, number: int) -> None:
     write_table(project.index_url(shard), hashes, made)
 
 
-def _vectors(rng: np.random.Generator, rows: int, dim: int) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int64]]:
+def vectors_of_shard(
+    rng: np.random.Generator, rows: int, dim: int
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int64]]:
     """Unit vectors, and for each the image that it is, or is a copy of; -1 for one of its own."""
     concept = np.minimum(rng.zipf(1.3, rows) - 1, _CONCEPTS - 1)
     x = _images(_fixed("concepts", dim)[concept], rng, dim)

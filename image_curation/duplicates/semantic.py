@@ -14,6 +14,7 @@ from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.products import Block, Pairs, Products
 from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
 
+_LITTLE_KNOWN = 1.25  # how much more of a margin than any of a few duplicates needs
 _RECALL_ROWS = 1 << 20  # that sampled rows are compared with at a time
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
@@ -135,8 +136,9 @@ def fitted_margin(
     """The least margin with which a search by `cells` meets the wanted share of a sample's duplicates.
 
     Sampled rows are compared with all. Of each duplicate that is found it is known with what margin one of the two
-    would be a ghost in the other's cell; each sampled row with duplicates counts once. The answer is at least 0.02, and
-    at most 1, the bound of the worst case.
+    would be a ghost in the other's cell; each sampled row with duplicates counts once. Where these rows are too few to
+    show so high a recall (1,000 for 0.999), the answer is no less than the cells' own margin, and more than any of them
+    needs. It is at least 0.02, and at most 1, the bound of the worst case.
     """
     products, measured = Products(device), Vectors.measure(vectors)
     sample = _sampled(measured.rows, queries)
@@ -149,7 +151,10 @@ def fitted_margin(
     weight = 1 / np.bincount(a, minlength=len(vectors))[a]
     order = np.argsort(need)
     enough = np.searchsorted(np.cumsum(weight[order]), recall * weight.sum() * (1 - 1e-12))
-    return float(np.clip(need[order][min(enough, len(order) - 1)] * (1 + 1e-6), 0.02, 1.0))
+    margin = need[order][min(enough, len(order) - 1)]
+    if weight.sum() * (1 - recall) < 1:
+        margin = max(cells.margin, _LITTLE_KNOWN * need.max())
+    return float(np.clip(margin * (1 + 1e-6), 0.02, 1.0))
 
 
 def _needed_margin(measured: Vectors, x: Rows, y: Rows, cells: Cells, threshold: float) -> Float64s:

@@ -47,7 +47,7 @@ from image_curation.steps.outcome import Made, Outcome, reuse_or_make
 _BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 10_000_000}  # half an hour on two cores, two minutes on an H100
 _GROWTH = 4  # a generation of cells serves until there are so many times the vectors that it was made for
 _MAX_GHOSTS = 64
-_SAMPLED_FOR_MARGIN = 5_000
+_SAMPLED_FOR_MARGIN = 20_000
 
 
 def build_duplicate_groups(

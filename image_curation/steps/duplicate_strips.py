@@ -2,7 +2,7 @@
 
 Shards that follow each other make a block, as large as a device likes. A strip is a block against itself and against
 others, which pass by one after the other; so a worker holds three blocks (the next one is read meanwhile), whatever the
-number of vectors: 2.6 GB of a host's memory and 10 GB of a GPU's, or 1.2 GB on a CPU, for 768 dimensions.
+number of vectors. docs/duplicates.md says how much that is.
 """
 
 import os

@@ -167,6 +167,11 @@ def test_gpu_stages_run_on_workers_with_a_gpu_and_cpu_stages_beside_them():
         time.sleep(0.05)
         return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
+    def span(_: int) -> tuple[int, float, float]:
+        begun = time.time()
+        time.sleep(0.1)
+        return os.getpid(), begun, time.time()
+
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=3, resources={"GPU": 3}, dashboard_address=ANY_PORT
     ) as gpus:
@@ -174,6 +179,11 @@ def test_gpu_stages_run_on_workers_with_a_gpu_and_cpu_stages_beside_them():
         with open_cluster(settings(gpus.scheduler_address)) as cluster:
             stages = [Stage("index", place), Stage("embed", place, "gpu"), Stage("score", place)]
             done = list(cluster.run(stages, range(30)))
+            alone = list(cluster.run([Stage("fill", span, "gpu", alone=True)], range(8)))
+    for process in {one.result[0] for one in alone}:
+        spans = sorted(one.result[1:] for one in alone if one.result[0] == process)
+        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert len({one.result[0] for one in alone}) == 2
     assert all(one.error is None for one in done)
     places = {name: {one.result for one in done if one.stage == name} for name in ("index", "embed", "score")}
     (gpu_visible,) = {visible for _, visible in places["embed"]}

@@ -1,5 +1,6 @@
 """Cosine pairs: a chain by hand, the threshold decided exactly, planted duplicates, tiles, order, copies, recall."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,13 @@ from image_curation.duplicates import products, semantic, vectors
 from image_curation.duplicates.cells import Cells, train_cells
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.duplicates.groups import connected_groups
-from image_curation.duplicates.semantic import estimate_recall, semantic_edges, semantic_pairs, wilson_interval
+from image_curation.duplicates.semantic import (
+    estimate_recall,
+    fitted_margin,
+    semantic_edges,
+    semantic_pairs,
+    wilson_interval,
+)
 from image_curation.duplicates.vectors import Vectors
 from image_curation.errors import ArtifactError, ConfigError
 
@@ -226,3 +233,21 @@ def test_sampled_recall_brackets_the_recall_of_all(planted):
     assert sampled.low <= whole.recall <= sampled.high
     assert sampled == estimate_recall(x, edges, 0.95, queries=1_500, seed=5)
     assert estimate_recall(x, semantic_edges(x, 0.95), 0.95).recall == 1.0
+
+
+def test_the_margin_is_what_a_samples_duplicates_need(planted):
+    x = planted.vectors
+    cells = replace(train_cells(x, 16), max_ghosts=16)
+    brute = all_items(x, 0.93)
+
+    def share_met(margin: float) -> float:
+        return len(brute & all_items(x, 0.93, replace(cells, margin=margin))) / len(brute)
+
+    margins = [fitted_margin(x, cells, 0.93, recall, queries=len(x)) for recall in (0.9, 0.97, 0.99)]
+    assert 0.02 <= margins[0] < margins[1] < margins[2] < 0.5
+    assert share_met(margins[0]) < share_met(margins[2])
+    assert share_met(margins[2]) > 0.985  # each row counts once there, here each pair
+    # A few rows cannot show 0.999: then it is no less than the cells' own margin, and more than the most that one needs.
+    assert fitted_margin(x, cells, 0.93, 0.999, queries=300) >= 0.2
+    assert fitted_margin(x, replace(cells, margin=0.01), 0.93, 0.999, queries=len(x)) > margins[2]
+    assert fitted_margin(x[:50], cells, 0.999, 0.999) == cells.margin
