@@ -40,7 +40,6 @@ def duplicate_groups(
         metadata={
             "shards": len(shards),
             "samples_compared": facts["samples"],
-            "samples_compared_anew": facts["samples_compared_anew"],
             "samples_with_a_twin": outcome.artifact.rows,
             "groups_at_the_floor": facts["groups_at_floor"],
             "pairs_in_the_spanning_forest": counts(facts["pairs"], "kind"),

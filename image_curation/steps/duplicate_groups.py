@@ -7,47 +7,25 @@ A search starts from the one before: shards that it knew are not compared with e
 leaves no trace. The result is that of a search over all shards at once.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from image_curation import embedding, storage
-from image_curation.artifacts import Certificate, fresh, read_artifact, read_table, write_table
+from image_curation import storage
+from image_curation.artifacts import Certificate, fresh, read_artifact, read_table
 from image_curation.cluster import Cluster, Done, InlineCluster, Stage
 from image_curation.config import resolve_device
 from image_curation.duplicates import CODE_VERSION
-from image_curation.duplicates.cells import SAMPLE_PER_CELL, Cells, cell_count, train_cells
-from image_curation.duplicates.edges import Edges, Kind, Rows, concatenate
-from image_curation.duplicates.exact import exact_edges
-from image_curation.duplicates.groups import connected_groups
-from image_curation.duplicates.increment import Numbering, merged, renumbered, without
-from image_curation.duplicates.perceptual import FLAT_CONTRAST, perceptual_edges
-from image_curation.duplicates.semantic import fitted_margin, recall_of_pairs, semantic_edges
+from image_curation.duplicates.edges import Edges, Kind
 from image_curation.errors import ArtifactError
 from image_curation.project import Project
-from image_curation.steps.duplicate_strips import (
-    AUDITED,
-    Counts,
-    Strip,
-    block_rows,
-    build_strip,
-    read_cells,
-    read_vectors,
-    strips,
-)
-from image_curation.steps.outcome import Made, Outcome, reuse_or_make
+from image_curation.steps.outcome import Outcome, reuse_or_make
 
-_BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 10_000_000}  # half an hour on two cores, two minutes on an H100
-_GROWTH = 4  # a generation of cells serves until there are so many times the vectors that it was made for
-_MAX_GHOSTS = 64
-_SAMPLED_FOR_MARGIN = 20_000
+_BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 10_000_000}  # half an hour on two cores, some minutes on a GPU
 
 
 def build_duplicate_groups(
@@ -66,6 +44,7 @@ def build_duplicate_groups(
     """
     if not shards:
         raise ArtifactError("no shard has embeddings yet: materialize `shard_index` and `embeddings` first.")
+    start = time.perf_counter()
     embeddings = {shard: read_artifact(project.embeddings_url(shard)) for shard in sorted(shards)}
     counts = {shard: int(one.facts["statuses"].get("ok", 0)) for shard, one in embeddings.items()}
     generation = _generation(project, counts)
@@ -79,23 +58,38 @@ def build_duplicate_groups(
         },
         inputs={shard: one.content for shard, one in embeddings.items()},
     )
-    known = None
-    if fresh(project.edges_url, certificate) is None or fresh(project.members_url, certificate) is None:
-        known = _known(project, certificate)
-        storage.remove(project.members_url)  # edges are written first: a kill between the two leaves both stale
+    if fresh(project.edges_url, certificate) and fresh(project.members_url, certificate):
+        return Outcome(read_artifact(project.members_url), True, time.perf_counter() - start)
+    # What follows loads torch, which takes seconds.
+    from image_curation.steps.duplicate_search import earlier, search_anew
+    from image_curation.steps.duplicate_strips import build_strip
 
-    def compare(compared: Sequence[Strip]) -> Iterator[Done]:
+    known = earlier(project, certificate)
+    storage.remove(project.members_url)  # edges are written first: a kill between the two leaves both stale
+
+    def compare(strips: Sequence[Any]) -> Iterator[Done]:
         stage = Stage("duplicate_strips", partial(build_strip, project, generation), "gpu", alone=True)
-        on_strip(0, len(compared))
-        for i, done in enumerate((cluster or InlineCluster()).run([stage], compared)):
-            on_strip(i + 1, len(compared))
+        on_strip(0, len(strips))
+        for i, done in enumerate((cluster or InlineCluster()).run([stage], strips)):
+            on_strip(i + 1, len(strips))
             yield done
 
-    search = partial(_search, project, certificate, counts, generation, known, compare)
-    outcome = reuse_or_make(project.members_url, certificate, search)
+    make = partial(search_anew, project, certificate, counts, generation, known, compare)
+    outcome = reuse_or_make(project.members_url, certificate, make)
     for file in storage.list_files(project.strips_url) if storage.exists(project.strips_url) else []:
         storage.remove(file.url)
     return outcome
+
+
+def _generation(project: Project, counts: dict[str, int]) -> str | None:
+    """The content of the cells to search by; None where all vectors are compared."""
+    chosen = project.settings.duplicates.brute_force_rows
+    limit = _BRUTE_FORCE_ROWS[resolve_device(project.settings.device)] if chosen is None else chosen
+    if sum(counts.values()) <= limit:
+        return None
+    from image_curation.steps.duplicate_cells import cells_for
+
+    return cells_for(project, counts)
 
 
 def read_duplicates(project: Project) -> tuple[pa.Table, Edges]:
@@ -107,230 +101,3 @@ def read_duplicates(project: Project) -> tuple[pa.Table, Edges]:
     kinds = np.array([Kind[name.upper()] for name in table["kind"].to_pylist()], np.uint8)
     a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))
     return read_table(project.members_url), Edges(a.astype(np.int64), b.astype(np.int64), similarity, kinds)
-
-
-@dataclass(frozen=True)
-class _Known:
-    """An earlier search, as far as it holds: members of the shards in `shards` are what they were."""
-
-    shards: frozenset[str]
-    members: pa.Table
-    edges: Edges
-
-
-def _known(project: Project, certificate: Certificate) -> _Known | None:
-    """The search that is stored, if it was made with the same settings."""
-    try:
-        before = read_artifact(project.members_url).certificate
-    except ArtifactError:
-        return None
-    same_search = before.model_copy(update={"inputs": certificate.inputs}) == certificate
-    if not same_search or fresh(project.edges_url, before) is None:
-        return None
-    unchanged = [shard for shard, content in before.inputs.items() if certificate.inputs.get(shard) == content]
-    return _Known(frozenset(unchanged), *read_duplicates(project))
-
-
-def _search(
-    project: Project,
-    certificate: Certificate,
-    counts: Counts,
-    generation: str | None,
-    known: _Known | None,
-    compare: Callable[[Sequence[Strip]], Iterator[Done]],
-) -> Made:
-    numbering, hashes = Numbering.of(counts), _hashes(project, counts)
-    parts = _parts_of(project, known, numbering, generation) if known else []
-    old = {shard: n for shard, n in counts.items() if known and shard in known.shards}
-    new = {shard: n for shard, n in counts.items() if shard not in old}
-    found, audit, sampled = _semantic(compare(strips(new, old, block_rows(project), AUDITED)), numbering)
-    distance, device = project.settings.duplicates.max_phash_distance, resolve_device(project.settings.device)
-    is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)])
-    parts += [
-        found,
-        exact_edges(hashes["sha256"]),
-        perceptual_edges(hashes["phash"].to_numpy(), distance, _bools(hashes["textured"]), is_new, device),
-    ]
-    edges = merged(parts, numbering.rows)
-    rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
-    members = _members(project, numbering, rows, hashes, known)
-    local = Edges(ends[: len(edges)], ends[len(edges) :], edges.similarity, edges.kind)
-    stored = write_table(project.edges_url, _edge_table(local, members), certificate)
-    return members, {
-        "edges": stored.content,
-        "samples": numbering.rows,
-        "samples_compared_anew": sum(new.values()),
-        "pairs": {kind.name.lower(): len(edges.of(kind)) for kind in Kind},
-        "groups_at_floor": len(np.unique(connected_groups(local, len(members)))),
-        **_how(project, edges, audit, sampled, generation, numbering.rows),
-    }
-
-
-def _parts_of(project: Project, known: _Known, numbering: Numbering, generation: str | None) -> list[Edges]:
-    """What an earlier search found that still holds, and what is found anew where it lost a row."""
-    there = _bools(pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string())))
-    number = numbering.number(known.members["shard"], known.members["row"].to_numpy())
-    kept, hurt = without(known.edges, there)
-    parts = [renumbered(kept, number)]
-    if len(hurt):
-        left, cells = known.members.take(pa.array(hurt)), read_cells(project) if generation else None
-        distance = project.settings.duplicates.max_phash_distance
-        device = resolve_device(project.settings.device)
-        parts += [
-            renumbered(edges, number[hurt])
-            for edges in (
-                semantic_edges(embedding.vectors_of(left), project.similarity_floor, cells, device),
-                perceptual_edges(left["phash"].to_numpy(), distance, _bools(left["textured"]), device=device),
-            )
-        ]
-    return parts
-
-
-def _semantic(compared: Iterator[Done], numbering: Numbering) -> tuple[Edges, tuple[Rows, Rows], int]:
-    """Close pairs of all strips; the audit's pairs, from the sampled row's side; and how many rows it sampled.
-
-    Raises:
-        Exception: what stopped a strip. The others are done, and are not done again.
-    """
-    found, sampled = [Edges.none()], 0
-    audit: list[tuple[Rows, Rows]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
-    stopped: Exception | None = None
-    for done in compared:
-        if done.error is not None:
-            stopped = stopped or done.error
-            continue
-        table = read_table(done.result.artifact.url)
-        a, b = (_numbers(numbering, table, end) for end in ("a", "b"))
-        is_audit = _bools(table["audited"])
-        pairs = Edges.between(a, b, table["similarity"].to_numpy(), Kind.SEMANTIC)
-        found.append(pairs.take(~is_audit))
-        audit.append((a[is_audit], b[is_audit]))
-        sampled += done.result.artifact.facts["sampled"]
-    if stopped:
-        raise stopped
-    return concatenate(found), tuple(np.concatenate(side) for side in zip(*audit, strict=True)), sampled  # type: ignore[return-value]
-
-
-def _numbers(numbering: Numbering, table: pa.Table, end: str) -> Rows:
-    return numbering.number(table[f"shard_{end}"], table[f"row_{end}"].to_numpy())
-
-
-def _how(
-    project: Project, edges: Edges, audit: tuple[Rows, Rows], sampled: int, generation: str | None, n: int
-) -> dict[str, Any]:
-    """How was searched, and what is known of the recall at the threshold that the profile recommends."""
-    if generation is None:
-        all_found = {"recall": 1.0, "low": 1.0, "high": 1.0, "from": "all were compared with all"}
-        return {"searched_by": "comparing all with all", "recall": all_found}
-    cells = read_artifact(project.cells_url)
-    threshold = project.profile.duplicate_similarity
-    semantic = edges.of(Kind.SEMANTIC)
-    labels = connected_groups(semantic.take(semantic.similarity >= threshold), n)
-    estimate = recall_of_pairs(sampled, *audit, labels)
-    recall = asdict(estimate) | {"from": "sampled newcomers compared with all"} if estimate.expected else None
-    return {"searched_by": f"{cells.rows} cells", "cells": cells.facts | {"content": cells.content}, "recall": recall}
-
-
-def _hashes(project: Project, counts: Counts) -> pa.Table:
-    """key, sha256, phash and whether that says something, of all samples that have a vector, by their numbers."""
-    with ThreadPoolExecutor() as pool:
-        return pa.concat_tables(pool.map(partial(_hashes_of, project), sorted(counts)))
-
-
-def _hashes_of(project: Project, shard: str) -> pa.Table:
-    found = read_table(project.embeddings_url(shard), ["key", "status", "phash", "contrast"])
-    found = found.append_column("sha256", read_table(project.index_url(shard), ["sha256"])["sha256"])
-    found = found.append_column("textured", pc.greater_equal(found["contrast"], FLAT_CONTRAST))
-    found = found.filter(pc.equal(found["status"], "ok")).sort_by("key")
-    return found.select(["key", "sha256", "phash", "textured"])
-
-
-def _members(project: Project, numbering: Numbering, rows: Rows, hashes: pa.Table, known: _Known | None) -> pa.Table:
-    """What is stored of the samples with these numbers. Vectors are read only of shards where one is not known yet."""
-    names = sorted(numbering.first)
-    firsts = np.array([numbering.first[name] for name in names], np.int64)
-    shard = np.searchsorted(firsts, rows, side="right") - 1
-    position = rows - firsts[shard]
-    has = np.zeros(len(rows), np.bool_)
-    vectors: npt.NDArray[np.float16] | None = None
-    if known and len(known.members):
-        there = pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string()))
-        before = known.members.filter(there)
-        number = numbering.number(before["shard"], before["row"].to_numpy())
-        own = embedding.vectors_of(before)
-        place = np.searchsorted(rows, number)
-        hit = (
-            (place < len(rows)) & (rows[np.minimum(place, len(rows) - 1)] == number)
-            if len(rows)
-            else np.zeros(len(number), np.bool_)
-        )
-        vectors = np.empty((len(rows), own.shape[1]), np.float16)
-        vectors[place[hit]], has[place[hit]] = own[hit], True
-    missing = np.unique(shard[~has])
-    with ThreadPoolExecutor() as pool:
-        for which, read in zip(missing, pool.map(lambda i: read_vectors(project, names[i]), missing), strict=True):
-            vectors = np.empty((len(rows), read.shape[1]), np.float16) if vectors is None else vectors
-            mine = shard == which
-            vectors[mine] = read[position[mine]]
-    chosen = hashes.take(pa.array(rows))
-    return pa.table(
-        {
-            "shard": pa.array(np.array(names, object)[shard], pa.string()),
-            "key": chosen["key"],
-            "row": pa.array(position),
-            "sha256": chosen["sha256"],
-            "phash": chosen["phash"],
-            "textured": chosen["textured"],
-            "vector": embedding.packed(np.empty((0, 1), np.float16) if vectors is None else vectors),
-        }
-    )
-
-
-def _generation(project: Project, counts: Counts) -> str | None:
-    """The content of the cells to search so many vectors by, made if need be; None where all are compared."""
-    chosen, rows = project.settings.duplicates, sum(counts.values())
-    device = resolve_device(project.settings.device)
-    limit = _BRUTE_FORCE_ROWS[device] if chosen.brute_force_rows is None else chosen.brute_force_rows
-    if rows <= limit:
-        return None
-    certificate = Certificate(
-        artifact="duplicate_cells",
-        code_version=CODE_VERSION,
-        settings={"similarity_floor": project.similarity_floor, "recall": chosen.recall},
-    )
-    stored = fresh(project.cells_url, certificate)
-    if stored and rows <= _GROWTH * stored.facts["made_for"]:
-        return stored.content
-    cells, trained_on = _trained(project, counts, rows, device)
-    table = pa.table({"vector": embedding.packed(cells.centroids.astype(np.float16))})
-    facts = {"margin": cells.margin, "max_ghosts": cells.max_ghosts, "made_for": rows, "trained_on": trained_on}
-    return write_table(project.cells_url, table, certificate, facts).content
-
-
-def _trained(project: Project, counts: Counts, rows: int, device: str) -> tuple[Cells, int]:
-    """Cells trained on shards that lie evenly among all, with the margin that their own duplicates ask for."""
-    n_cells = cell_count(rows)
-    step = max(1, rows // (n_cells * SAMPLE_PER_CELL))
-    vectors = np.concatenate([read_vectors(project, shard) for shard in sorted(counts)[::step]])
-    sample = vectors[:: max(1, len(vectors) // (n_cells * SAMPLE_PER_CELL))]
-    cells = train_cells(sample, n_cells, max_ghosts=_MAX_GHOSTS, device=device)
-    margin = fitted_margin(
-        vectors, cells, project.similarity_floor, project.settings.duplicates.recall, _SAMPLED_FOR_MARGIN, device
-    )
-    return replace(cells, margin=margin), len(sample)
-
-
-def _edge_table(edges: Edges, members: pa.Table) -> pa.Table:
-    """Edges with the names of what they join, so that the file says something by itself."""
-    names = {
-        f"{name}_{end}": members[name].take(pa.array(rows))
-        for end, rows in (("a", edges.a), ("b", edges.b))
-        for name in ("shard", "key")
-    }
-    kinds = pa.array([Kind(kind).name.lower() for kind in edges.kind], pa.string())
-    return pa.table({"a": edges.a, "b": edges.b, "similarity": edges.similarity, "kind": kinds, **names})
-
-
-def _bools(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    bools: npt.NDArray[np.bool_] = column.combine_chunks().to_numpy(zero_copy_only=False)
-    return bools

@@ -9,25 +9,22 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from image_curation import embedding
-from image_curation.artifacts import Certificate, digest, read_artifact, read_table
+from image_curation.artifacts import Certificate, digest, read_artifact
 from image_curation.config import resolve_device
 from image_curation.duplicates import CODE_VERSION
-from image_curation.duplicates.cells import Cells
 from image_curation.duplicates.edges import Edges, Kind, Rows
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.duplicates.increment import Numbering
 from image_curation.duplicates.products import Products
 from image_curation.duplicates.semantic import Part, distinct_part, part_pairs
 from image_curation.project import Project
+from image_curation.steps.duplicate_cells import read_cells, read_vectors
 from image_curation.steps.outcome import Made, Outcome, reuse_or_make
 
 _BLOCK_ROWS = {"cpu": 1 << 17, "cuda": 1 << 20}
@@ -178,24 +175,3 @@ def read_block(project: Project, block: Counts) -> npt.NDArray[np.float16]:
     """The vectors of a block's shards, by shard and key, fp16 [n, d]; several shards are read at once."""
     with ThreadPoolExecutor(min(len(block), len(os.sched_getaffinity(0)))) as pool:
         return np.concatenate(list(pool.map(lambda shard: read_vectors(project, shard), sorted(block))))
-
-
-def read_vectors(project: Project, shard: str) -> npt.NDArray[np.float16]:
-    """The vectors of a shard's samples that have one, by key, fp16 [n, d]."""
-    table = read_table(project.embeddings_url(shard), ["key", "status", "vector"])
-    order = pc.sort_indices(table["key"]).to_numpy()
-    there = np.asarray(pc.equal(table["status"], "ok"))
-    vectors: npt.NDArray[np.float16] = embedding.vectors_of(table)[order[there[order]]]
-    return vectors
-
-
-def read_cells(project: Project) -> Cells:
-    """The generation of cells that is searched by."""
-    artifact = read_artifact(project.cells_url)
-    return _cells(project.cells_url, artifact.content)
-
-
-@cache
-def _cells(url: str, content: str) -> Cells:
-    facts, table = read_artifact(url).facts, read_table(url)
-    return Cells(embedding.vectors_of(table).astype(np.float32), facts["margin"], facts["max_ghosts"])

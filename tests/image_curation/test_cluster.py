@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import dask
@@ -182,7 +183,7 @@ def test_gpu_stages_run_on_workers_with_a_gpu_and_cpu_stages_beside_them():
             alone = list(cluster.run([Stage("fill", span, "gpu", alone=True)], range(8)))
     for process in {one.result[0] for one in alone}:
         spans = sorted(one.result[1:] for one in alone if one.result[0] == process)
-        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
     assert len({one.result[0] for one in alone}) == 2
     assert all(one.error is None for one in done)
     places = {name: {one.result for one in done if one.stage == name} for name in ("index", "embed", "score")}

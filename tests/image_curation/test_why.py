@@ -105,7 +105,8 @@ def test_lineage_names_the_rules_of_the_selection_and_how_was_searched(demo, wor
     row = next(row for row in workshop.decisions(demo.project).values() if row["how"] == "exact")
     (one,) = explain(demo.project, f"{row['shard']}/{row['key']}")
     assert one.lineage["rules"] == (
-        "exact True, max phash distance 4, min similarity 0.9, survivor aesthetic > resolution > bytes > first"
+        "exact True, max phash distance 4, min similarity 0.9, survivor aesthetic > resolution > bytes > first, "
+        "groups components, min keeper similarity none, warn below auto"
     )
     assert one.lineage["search"].startswith("similarity floor 0.85, ")
     assert one.lineage["made from"].startswith("6 shards by code version ")
@@ -121,7 +122,7 @@ def test_lineage_is_of_the_policy_that_decided_not_of_one_edited_since(tmp_path,
     workshop.run(project)
     (tmp_path / "out-policy.yaml").write_text("duplicates: {exact: false, max_phash_distance: null}\n")
     (one,) = explain(Project.recall(str(tmp_path / "out")), "a/2")
-    assert one.lineage["rules"] == "exact True, max phash distance 4, min similarity none, survivor first"
+    assert one.lineage["rules"].startswith("exact True, max phash distance 4, min similarity none, survivor first, ")
     assert one.chain == ["a/2", "  -exact-> a/1"]
 
 

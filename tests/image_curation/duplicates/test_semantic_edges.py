@@ -247,7 +247,7 @@ def test_the_margin_is_what_a_samples_duplicates_need(planted):
     assert 0.02 <= margins[0] < margins[1] < margins[2] < 0.5
     assert share_met(margins[0]) < share_met(margins[2])
     assert share_met(margins[2]) > 0.985  # each row counts once there, here each pair
-    # A few rows cannot show 0.999: then it is no less than the cells' own margin, and more than the most that one needs.
+    # Few rows cannot show 0.999: then it is no less than the cells' own margin, and more than any of them needs.
     assert fitted_margin(x, cells, 0.93, 0.999, queries=300) >= 0.2
     assert fitted_margin(x, replace(cells, margin=0.01), 0.93, 0.999, queries=len(x)) > margins[2]
     assert fitted_margin(x[:50], cells, 0.999, 0.999) == cells.margin
