@@ -66,8 +66,7 @@ def curate(project: Project, cluster: Cluster, on_progress: OnProgress) -> Curat
     tars, ignored = discover(project.settings.source)
     failed = take_through(shard_stages(project), largest_first(tars), cluster, on_progress)
     shards = [tar.key for tar in tars if tar.key not in failed]
-    with _whole("duplicate_groups", on_progress):
-        build_duplicate_groups(project, shards, cluster, lambda done, of: on_progress("duplicate_groups", done, of, 0))
+    build_duplicate_groups(project, shards, cluster, lambda done, of: on_progress("duplicate_groups", done, of, 0))
     with _whole("selection", on_progress):
         build_selection(project, shards)
     ledger = ledger_of(project, shards)

@@ -37,7 +37,7 @@ def build_duplicate_groups(
     """Search duplicates among all samples of `shards` that have a vector; without a cluster, in this process.
 
     Args:
-        on_strip: called with how many parts of the heavy comparison are done, and how many there are.
+        on_strip: called with how many parts of the comparison are done, and how many there are, one at least.
 
     Raises:
         ArtifactError: there is no shard, or one of them has no embeddings yet.
@@ -59,6 +59,7 @@ def build_duplicate_groups(
         inputs={shard: one.content for shard, one in embeddings.items()},
     )
     if fresh(project.edges_url, certificate) and fresh(project.members_url, certificate):
+        on_strip(1, 1)
         return Outcome(read_artifact(project.members_url), True, time.perf_counter() - start)
     # What follows loads torch, which takes seconds.
     from image_curation.steps.duplicate_search import earlier, search_anew
@@ -69,10 +70,12 @@ def build_duplicate_groups(
 
     def compare(strips: Sequence[Any]) -> Iterator[Done]:
         stage = Stage("duplicate_strips", partial(build_strip, project, generation), "gpu", alone=True)
-        on_strip(0, len(strips))
+        on_strip(0, len(strips) or 1)
         for i, done in enumerate((cluster or InlineCluster()).run([stage], strips)):
             on_strip(i + 1, len(strips))
             yield done
+        if not strips:
+            on_strip(1, 1)
 
     make = partial(search_anew, project, certificate, counts, generation, known, compare)
     outcome = reuse_or_make(project.members_url, certificate, make)
