@@ -45,6 +45,7 @@ def duplicate_groups(
             "pairs_in_the_spanning_forest": counts(facts["pairs"], "kind"),
             "similarity_floor": project.similarity_floor,
             "searched_by": facts["searched_by"],
+            "cells": dg.MetadataValue.json(facts.get("cells", {})),
             "recall": dg.MetadataValue.json(facts["recall"] or {}),
             "reused": outcome.reused,
             "seconds": outcome.seconds,

@@ -13,6 +13,7 @@ from image_curation.artifacts import read_table
 from image_curation.duplicates.edges import Edges
 from image_curation.duplicates.preview import Cut, Thresholds, cosine_cuts, distance_cuts, pairs_around
 from image_curation.duplicates.vectors import Vectors
+from image_curation.policy import Policy
 from image_curation.project import Project
 from image_curation.steps.duplicate_groups import read_duplicates
 
@@ -43,6 +44,18 @@ class Preview:
     by_distance: list[Cut]
     above: Pairs
     below: Pairs
+
+
+def preview_caution(policy: Policy) -> str | None:
+    """What to know of the counts where the policy drops fewer than all but one of the images that are linked."""
+    rules = policy.duplicates
+    if rules.groups == "components" and rules.min_keeper_similarity is None:
+        return None
+    chosen = f"groups: {rules.groups}" if rules.groups != "components" else "min_keeper_similarity"
+    return (
+        f"The preview of duplicate thresholds counts all but one of the images that are linked. The policy has `{chosen}`, "
+        "under which fewer go: the ledger has the true number for its own thresholds."
+    )
 
 
 def preview_thresholds(project: Project, shards: Sequence[str]) -> Preview:

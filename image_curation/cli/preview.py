@@ -20,13 +20,15 @@ def preview(
     Counted from the pairs that were found already: nothing is decoded, embedded, searched or decided again.
     """
     from image_curation import storage
-    from image_curation.preview import preview_thresholds
+    from image_curation.preview import preview_caution, preview_thresholds
     from image_curation.project import Project
 
     console = Console()
     project = Project.recall(root)
     found = preview_thresholds(project, project.selected_shards())
     print_cuts(console, found)
+    if caution := preview_caution(project.policy):
+        say(console, "caution", f"  {caution}")
     if sheet is not None:
         from image_curation.report.contact_sheet import pair_sheet_png
         from image_curation.report.pairs import pair_sheets

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import image_curation
 from image_curation.artifacts import read_artifact, read_table
 from image_curation.audit import largest_group, null_score_reasons, shard_ledger, total_ledger, unreadable_shards
-from image_curation.preview import preview_thresholds
+from image_curation.preview import preview_caution, preview_thresholds
 from image_curation.project import Project
 from image_curation.report.data import (
     Failure,
@@ -91,7 +91,7 @@ def _created_from(project: Project) -> dict[str, str]:
 def _warnings(project: Project, shards: Sequence[str], samples: pa.Table) -> list[str]:
     warnings = [f"Shard {shard} cannot be read: {why}" for shard, why in unreadable_shards(project, shards).items()]
     warnings += _chain_warning(project, shards, samples)
-    return warnings + ([project.profile.caution] if project.profile.caution else [])
+    return warnings + [one for one in (preview_caution(project.policy), project.profile.caution) if one]
 
 
 def _chain_warning(project: Project, shards: Sequence[str], samples: pa.Table) -> list[str]:

@@ -37,7 +37,7 @@ METADATA = {
         "similarity_floor",
         "recall",
     }
-    | {"pairs_in_the_spanning_forest", "searched_by", "shards", "reused", "seconds", "path", "similarities"},
+    | {"pairs_in_the_spanning_forest", "searched_by", "cells", "shards", "reused", "seconds", "path", "similarities"},
     "selection": ROWS
     | {"ledger", "dropped", "failed", "policy", "fates"}
     | {"smallest_similarity", "duplicates_below_limit", "largest_group"},

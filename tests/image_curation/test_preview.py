@@ -5,7 +5,8 @@ import json
 import pytest
 
 from image_curation.artifacts import read_table
-from image_curation.preview import preview_thresholds
+from image_curation.policy import Policy
+from image_curation.preview import preview_caution, preview_thresholds
 from image_curation.project import Project
 
 
@@ -57,3 +58,11 @@ def test_images_of_shards_that_are_gone_are_not_counted(demo):
     own = next(cut for cut in found.by_cosine if cut.thresholds == found.chosen)
     assert own.goes < 31
     assert set(found.above.left["shard"].to_pylist()) <= set(one)
+
+
+def test_a_rule_under_which_fewer_go_is_told():
+    assert preview_caution(Policy()) is None
+    star = Policy.model_validate({"duplicates": {"groups": "star"}})
+    assert "has `groups: star`, under which fewer go" in str(preview_caution(star))
+    guarded = Policy.model_validate({"duplicates": {"min_keeper_similarity": 0.9}})
+    assert "has `min_keeper_similarity`, under which fewer go" in str(preview_caution(guarded))
