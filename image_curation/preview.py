@@ -53,8 +53,8 @@ def preview_caution(policy: Policy) -> str | None:
         return None
     chosen = f"groups: {rules.groups}" if rules.groups != "components" else "min_keeper_similarity"
     return (
-        f"The preview of duplicate thresholds counts all but one of the images that are linked. The policy has `{chosen}`, "
-        "under which fewer go: the ledger has the true number for its own thresholds."
+        "The preview of duplicate thresholds counts all but one of the images that are linked. The policy has "
+        f"`{chosen}`, under which fewer go: the ledger has the true number for its own thresholds."
     )
 
 
