@@ -18,12 +18,13 @@ import torch
 from scipy.sparse import csr_array
 
 from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.products import Products
 from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
 from image_curation.errors import ConfigError
 
 SAMPLE_PER_CELL = 128  # vectors to train on, a cell
 MIN_CELLS = 256
-TILE_VALUES = 1 << 22  # scores, and values of vectors, held at a time: 32 MB each
+TILE_VALUES = 1 << 22  # scores, and values of vectors, held at a time: 8 MB each
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +90,10 @@ def train_cells(
     Raises:
         ConfigError: the sample holds no vector at all, or `n_cells` is below 1.
     """
-    measured = Vectors.measure(sample)
-    distinct = np.unique(measured.row_bytes(measured.rows))
-    values = distinct.view(np.float16).reshape(-1, sample.shape[1])
+    products = Products("cpu")
+    block, there = products.load(sample)
+    _, distinct = np.unique(products.row_hashes(block), return_index=True)  # by their hashes: in an order of their own
+    values = np.ascontiguousarray(sample[there[distinct]])
     if n_cells < 1 or len(values) == 0:
         raise ConfigError(
             f"n_cells={n_cells} and the {len(values)} distinct vectors of the sample should be 1 or more."
@@ -144,8 +146,9 @@ class _Finder:
         self._exact, self._reach, self._max_ghosts = centroids, reach, max_ghosts
         wide = torch.from_numpy(centroids).to(device)
         self._dtype = torch.float64 if device == "cuda" else torch.float32
-        # What a score may be off by: in fp32 a rounding a summand, and all summands add up to no more than the norms.
-        self._error = 2.0**-48 if device == "cuda" else centroids.shape[1] * 2.0**-23
+        # What a score may be off by. Products of two fp16 numbers are exact in fp32; a sum in at least 8 lanes, as every
+        # processor's library has them, rounds at most d / 8 + 8 times, each time by 2^-24 of no more than the norms.
+        self._error = 2.0**-48 if device == "cuda" else (centroids.shape[1] / 8 + 8) * 2.0**-24
         self._centroids = wide.to(self._dtype)
         self._distances = _all_distances(wide, self._dtype) if reach else None
 
@@ -154,16 +157,14 @@ class _Finder:
         x = torch.from_numpy(values).to(self._centroids.device, self._dtype)
         scores = x @ self._centroids.T
         top, best = scores.max(1)
-        gap = top[:, None] - scores
-        near = torch.zeros_like(gap) if self._distances is None else self._reach * self._distances[best]
-        ghost = gap < near
-        # The errors of both scores, and of their distance, which the reach makes smaller.
-        doubtful = ((gap - near).abs() <= 4 * self._error) & (
-            torch.arange(gap.shape[1], device=x.device) != best[:, None]
-        )
-        again = doubtful.any(1) if self._error else ghost.new_zeros(len(x))
-        again |= ghost.sum(1) > self._max_ghosts
-        again |= (gap <= 2 * self._error).sum(1) > 1
+        again = (scores >= top[:, None] - 2 * self._error).sum(1) > 1
+        ghost = torch.zeros((len(x), 0), dtype=torch.bool, device=x.device)
+        if self._distances is not None:
+            beyond = (top[:, None] - scores).sub_(self._distances[best], alpha=self._reach)
+            ghost = beyond < 0
+            doubtful = beyond.abs_() <= 3 * self._error  # both scores, and the rounding of the distance
+            doubtful[torch.arange(len(x), device=x.device), best] = False
+            again |= doubtful.any(1) | (ghost.sum(1) > self._max_ghosts)
         ghost[again] = False
         owner, cell = (part.cpu().numpy() for part in torch.nonzero(ghost, as_tuple=True))
         found = best.cpu().numpy()

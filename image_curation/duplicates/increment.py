@@ -42,6 +42,13 @@ class Numbering:
         first = firsts[named.indices.to_numpy()] if len(named) else np.empty(0, np.int64)
         return np.where(first < 0, -1, first + positions)
 
+    def placed(self, rows: Rows) -> tuple[list[str], Rows, Rows]:
+        """The names of all shards; which of them each row lies in, and at which position there: int64 [m] both."""
+        names = sorted(self.first)
+        firsts = np.array([self.first[name] for name in names], np.int64)
+        which = np.searchsorted(firsts, rows, side="right") - 1
+        return names, which, rows - firsts[which]
+
 
 def without(edges: Edges, there: npt.NDArray[np.bool_]) -> tuple[Edges, Rows]:
     """The edges of components that have lost no row, and the rows that are left of those that have.

@@ -19,6 +19,7 @@ from image_curation.kernels import triton_runs
 # Schwarz one unit roundoff for each factor, for bf16 one more for the result; and the sum's own, for 16,384 dimensions.
 _BAND = {torch.float32: 2.0**-9, torch.float16: 2.0**-10 + 2.0**-9, torch.bfloat16: 3 * 2.0**-9 + 2.0**-9}
 _ALIGNED = 8  # what a row's numbers are a multiple of: a GPU copies tiles whose rows begin at 16 bytes
+_SHAPE_ROWS = 256  # what the rows of a small product are a multiple of
 _TILE_ROWS = 2_048  # a side: 8 MB of scores
 _SMALL_PRODUCT = 1 << 24  # scores of a product that is not worth a kernel of its own
 _KERNEL_ROWS = 16_384  # that are compared with all others by one call of the kernel
@@ -165,4 +166,7 @@ def _by_kernel(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: boo
 
 
 def _some(unit: torch.Tensor, rows: Rows) -> torch.Tensor:
-    return unit[torch.from_numpy(rows).to(unit.device)]
+    """Some rows, and rows of zeros, which are near to nothing: a CPU prepares its product for every new shape."""
+    filled = unit.new_zeros((-(-len(rows) // _SHAPE_ROWS) * _SHAPE_ROWS, unit.shape[1]))
+    filled[: len(rows)] = unit[torch.from_numpy(rows).to(unit.device)]
+    return filled

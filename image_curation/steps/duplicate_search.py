@@ -101,7 +101,7 @@ def search_anew(
 
 def _parts_of(project: Project, known: Earlier, numbering: Numbering, generation: str | None) -> list[Edges]:
     """What an earlier search found that still holds, and what is found anew where it lost a row."""
-    there = _bools(pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string())))
+    there = _unchanged(known)
     number = numbering.number(known.members["shard"], known.members["row"].to_numpy())
     kept, hurt = without(known.edges, there)
     parts = [renumbered(kept, number)]
@@ -141,7 +141,8 @@ def _semantic(compared: Iterator[Done], numbering: Numbering) -> tuple[Edges, tu
         sampled += done.result.artifact.facts["sampled"]
     if stopped:
         raise stopped
-    return concatenate(found), tuple(np.concatenate(side) for side in zip(*audit, strict=True)), sampled  # type: ignore[return-value]
+    askers, others = zip(*audit, strict=True)
+    return concatenate(found), (np.concatenate(askers), np.concatenate(others)), sampled
 
 
 def _numbers(numbering: Numbering, table: pa.Table, end: str) -> Rows:
@@ -179,32 +180,8 @@ def _hashes_of(project: Project, shard: str) -> pa.Table:
 
 
 def _members(project: Project, numbering: Numbering, rows: Rows, hashes: pa.Table, known: Earlier | None) -> pa.Table:
-    """What is stored of the samples with these numbers. Vectors are read only of shards where one is not known yet."""
-    names = sorted(numbering.first)
-    firsts = np.array([numbering.first[name] for name in names], np.int64)
-    shard = np.searchsorted(firsts, rows, side="right") - 1
-    position = rows - firsts[shard]
-    has = np.zeros(len(rows), np.bool_)
-    vectors: npt.NDArray[np.float16] | None = None
-    if known and len(known.members):
-        there = pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string()))
-        before = known.members.filter(there)
-        number = numbering.number(before["shard"], before["row"].to_numpy())
-        own = embedding.vectors_of(before)
-        place = np.searchsorted(rows, number)
-        hit = (
-            (place < len(rows)) & (rows[np.minimum(place, len(rows) - 1)] == number)
-            if len(rows)
-            else np.zeros(len(number), np.bool_)
-        )
-        vectors = np.empty((len(rows), own.shape[1]), np.float16)
-        vectors[place[hit]], has[place[hit]] = own[hit], True
-    missing = np.unique(shard[~has])
-    with ThreadPoolExecutor() as pool:
-        for which, read in zip(missing, pool.map(lambda i: read_vectors(project, names[i]), missing), strict=True):
-            vectors = np.empty((len(rows), read.shape[1]), np.float16) if vectors is None else vectors
-            mine = shard == which
-            vectors[mine] = read[position[mine]]
+    """What is stored of the samples with these numbers, which rise."""
+    names, shard, position = numbering.placed(rows)
     chosen = hashes.take(pa.array(rows))
     return pa.table(
         {
@@ -214,9 +191,36 @@ def _members(project: Project, numbering: Numbering, rows: Rows, hashes: pa.Tabl
             "sha256": chosen["sha256"],
             "phash": chosen["phash"],
             "textured": chosen["textured"],
-            "vector": embedding.packed(np.empty((0, 1), np.float16) if vectors is None else vectors),
+            "vector": embedding.packed(_vectors(project, numbering, rows, known)),
         }
     )
+
+
+def _vectors(project: Project, numbering: Numbering, rows: Rows, known: Earlier | None) -> npt.NDArray[np.float16]:
+    """The vectors of rows: those that are known, and the others, read from the shards that have some of them."""
+    parts: list[tuple[Rows, npt.NDArray[np.float16]]] = []
+    missing = np.ones(len(rows), np.bool_)
+    if known and len(known.members):
+        before = known.members.filter(pa.array(_unchanged(known)))
+        number = numbering.number(before["shard"], before["row"].to_numpy())
+        wanted = np.isin(number, rows)
+        places = np.searchsorted(rows, number[wanted])
+        parts.append((places, embedding.vectors_of(before)[wanted]))
+        missing[places] = False
+    names, shard, position = numbering.placed(rows)
+    asked = [np.flatnonzero(missing & (shard == which)) for which in np.unique(shard[missing])]
+    with ThreadPoolExecutor() as pool:
+        read = pool.map(lambda places: read_vectors(project, names[shard[places[0]]])[position[places]], asked)
+        parts += zip(asked, read, strict=True)
+    vectors = np.empty((len(rows), parts[0][1].shape[1] if parts else 1), np.float16)
+    for places, found in parts:
+        vectors[places] = found
+    return vectors
+
+
+def _unchanged(known: Earlier) -> npt.NDArray[np.bool_]:
+    """Which members lie in shards that are what they were."""
+    return _bools(pc.is_in(known.members["shard"], pa.array(sorted(known.shards), pa.string())))
 
 
 def _edge_table(edges: Edges, members: pa.Table) -> pa.Table:

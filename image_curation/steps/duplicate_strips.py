@@ -148,15 +148,12 @@ def _numbers(numbering: Numbering, block: Counts) -> Rows:
 
 def _named(numbering: Numbering, a: Rows, b: Rows) -> dict[str, pa.Array]:
     """The shard and position of both ends."""
-    names = sorted(numbering.first)
-    firsts = np.array([numbering.first[name] for name in names], np.int64)
     columns: dict[str, pa.Array] = {}
     for end, rows in (("a", a), ("b", b)):
-        which = np.searchsorted(firsts, rows, side="right") - 1
+        names, which, columns[f"row_{end}"] = numbering.placed(rows)
         columns[f"shard_{end}"] = pa.DictionaryArray.from_arrays(
-            pa.array(which.astype(np.int32)), pa.array(names, pa.string())
+            pa.array(which, pa.int32()), pa.array(names, pa.string())
         )
-        columns[f"row_{end}"] = pa.array(rows - firsts[which])
     return columns
 
 
