@@ -146,8 +146,8 @@ class _Finder:
         self._exact, self._reach, self._max_ghosts = centroids, reach, max_ghosts
         wide = torch.from_numpy(centroids).to(device)
         self._dtype = torch.float64 if device == "cuda" else torch.float32
-        # What a score may be off by. Products of two fp16 numbers are exact in fp32; a sum in at least 8 lanes, as every
-        # processor's library has them, rounds at most d / 8 + 8 times, each time by 2^-24 of no more than the norms.
+        # What a score may be off by. Products of two fp16 numbers are exact in fp32; a sum in 8 lanes or more, as every
+        # library for processors has them, rounds at most d / 8 + 8 times, by 2^-24 of no more than the norms each time.
         self._error = 2.0**-48 if device == "cuda" else (centroids.shape[1] / 8 + 8) * 2.0**-24
         self._centroids = wide.to(self._dtype)
         self._distances = _all_distances(wide, self._dtype) if reach else None
