@@ -74,7 +74,7 @@ def train_cells(
     seed: int = 0,
     margin: float = 0.2,
     max_ghosts: int = 15,
-    iterations: int = 6,
+    iterations: int = 4,
     device: str = "cpu",
 ) -> Cells:
     """Spherical k-means (Dhillon and Modha 2001): centroids are unit vectors, the nearest has the largest dot product.
@@ -160,9 +160,9 @@ class _Finder:
         again = (scores >= top[:, None] - 2 * self._error).sum(1) > 1
         ghost = torch.zeros((len(x), 0), dtype=torch.bool, device=x.device)
         if self._distances is not None:
-            beyond = (top[:, None] - scores).sub_(self._distances[best], alpha=self._reach)
-            ghost = beyond < 0
-            doubtful = beyond.abs_() <= 3 * self._error  # both scores, and the rounding of the distance
+            within = scores.sub_(top[:, None]).add_(self._distances[best], alpha=self._reach)
+            ghost = within > 0
+            doubtful = within.abs_() <= 3 * self._error  # both scores, and the rounding of the distance
             doubtful[torch.arange(len(x), device=x.device), best] = False
             again |= doubtful.any(1) | (ghost.sum(1) > self._max_ghosts)
         ghost[again] = False

@@ -31,7 +31,6 @@ METADATA = {
     "known_matches": {"sets"},  # of which there are none: nothing is written
     "duplicate_groups": {
         "samples_compared",
-        "samples_compared_anew",
         "samples_with_a_twin",
         "groups_at_the_floor",
         "similarity_floor",
