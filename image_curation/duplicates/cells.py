@@ -9,6 +9,7 @@ differing in the same directions as other images do: recall 0.91 without ghosts,
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
-from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.edges import Rows, in_blocks
 from image_curation.duplicates.products import Products
 from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
 from image_curation.errors import ConfigError
@@ -231,6 +232,5 @@ def _unit16(vectors: Float64s) -> Float64s:
     return unit
 
 
-def _tiles(rows: Rows, centroids: npt.NDArray[Any]) -> list[Rows]:
-    step = max(1, TILE_VALUES // max(centroids.shape))
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
+def _tiles(rows: Rows, centroids: npt.NDArray[Any]) -> Iterator[Rows]:
+    return in_blocks(rows, max(1, TILE_VALUES // max(centroids.shape)))

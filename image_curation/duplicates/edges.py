@@ -1,6 +1,6 @@
 """The relation that every search for duplicates ends in: pairs of rows, how alike they are, and how that was found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Self
@@ -59,6 +59,11 @@ class Edges:
     def of(self, kind: Kind) -> "Edges":
         """The edges of one kind."""
         return self.take(self.kind == kind)
+
+
+def in_blocks(rows: Rows, size: int) -> Iterator[Rows]:
+    """Rows in their order, at most `size` at a time."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def concatenate(parts: Sequence[Edges]) -> Edges:

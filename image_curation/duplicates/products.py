@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from image_curation.duplicates.edges import Rows
-from image_curation.duplicates.vectors import Float16s, Float64s, check_norms, check_threshold, cosine_of_dots
+from image_curation.duplicates.vectors import Float16s, Float64s, check_norms, check_threshold, chunks, cosine_of_dots
 from image_curation.kernels import triton_runs
 
 # How far a product of unit rows, rounded to each type and summed in fp32, may be from the true cosine: by Cauchy and
@@ -72,7 +72,7 @@ class Products:
         """
         values = torch.from_numpy(np.ascontiguousarray(vectors)).to(self.device)
         squares = torch.empty(len(values), dtype=torch.float64, device=self.device)
-        for rows in self._chunks(values):
+        for rows in chunks(len(values), values.shape[1], _EXACT_VALUES):
             squares[rows] = values[rows].double().square_().sum(1)
         check_norms(squares.cpu().numpy())
         there = torch.nonzero((squares > 0) & squares.isfinite())[:, 0]
@@ -80,7 +80,7 @@ class Products:
             values, squares = values[there], squares[there]
         n, d = values.shape
         unit = torch.zeros((n, -(-d // _ALIGNED) * _ALIGNED), dtype=self.proposes, device=self.device)
-        for rows in self._chunks(values):
+        for rows in chunks(len(values), values.shape[1], _EXACT_VALUES):
             unit[rows, :d] = values[rows].float() / squares[rows].sqrt().float()[:, None]
         return Block(values, unit, squares), there.cpu().numpy()
 
@@ -89,13 +89,9 @@ class Products:
         hashes = torch.empty(len(block), dtype=torch.int64, device=self.device)
         odd = np.random.default_rng(0).integers(-(2**62), 2**62, block.values.shape[1]) * 2 + 1
         factors = torch.from_numpy(odd).to(self.device)
-        for rows in self._chunks(block.values):
+        for rows in chunks(len(block), block.values.shape[1], _EXACT_VALUES):
             hashes[rows] = (block.values[rows].view(torch.int16).long() * factors).sum(1)
         return hashes.cpu().numpy()
-
-    def _chunks(self, values: torch.Tensor) -> list[slice]:
-        step = max(1, _EXACT_VALUES // max(1, values.shape[1]))
-        return [slice(start, start + step) for start in range(0, len(values), step)]
 
     def close_pairs(
         self, x: Block, y: Block, threshold: float, rows: tuple[Rows, Rows] | None = None
@@ -127,9 +123,7 @@ class Products:
     def _cosine(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor) -> Float64s:
         """Cosine of x[i] with y[j]. The host divides: torch's roots are not the last bit's on every processor."""
         dots = torch.empty(len(i), dtype=torch.float64, device=self.device)
-        step = max(1, _EXACT_VALUES // max(1, x.values.shape[1]))
-        for start in range(0, len(i), step):
-            pairs = slice(start, start + step)
+        for pairs in chunks(len(i), x.values.shape[1], _EXACT_VALUES):
             torch.sum(x.values[i[pairs]].double() * y.values[j[pairs]].double(), 1, out=dots[pairs])
         return cosine_of_dots(*(part.cpu().numpy() for part in (dots, x.squares[i], y.squares[j])))
 

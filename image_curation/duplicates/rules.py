@@ -4,13 +4,12 @@ Groups come from a spanning forest, which knows who is linked but not every pair
 with each other once more, all of them, in tiles.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
 from image_curation.duplicates.alike import Alike, Bools
-from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.edges import Rows, in_blocks
 from image_curation.duplicates.vectors import TILE_ROWS
 
 BLOCK_ROWS = 256  # rows decided at a time: many small groups share a block, whose pairs across groups are wasted work
@@ -41,9 +40,9 @@ def choose_leaders(labels: Rows, rank: Rows, eligible: Bools, alike: Alike, rule
     """
     leader = np.full(len(labels), -1, np.int64)
     leading = np.empty(0, np.int64)  # rows that may take others with them, of the group that a block has not ended
-    for rows in _blocks(np.lexsort((rank, ~eligible, labels)), BLOCK_ROWS):
+    for rows in in_blocks(np.lexsort((rank, ~eligible, labels)), BLOCK_ROWS):
         leading = leading[labels[leading] == labels[rows[0]]]
-        for tile in _blocks(leading, TILE_ROWS):
+        for tile in in_blocks(leading, TILE_ROWS):
             free = rows[(labels[rows] == labels[rows[0]]) & (leader[rows] < 0)]
             if len(free) == 0:
                 break
@@ -53,10 +52,6 @@ def choose_leaders(labels: Rows, rank: Rows, eligible: Bools, alike: Alike, rule
         leading = np.concatenate([leading, rows[taking]])
         leading = leading[labels[leading] == labels[rows[-1]]]
     return leader
-
-
-def _blocks(rows: Rows, size: int) -> Iterator[Rows]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _follow(leader: Rows, rows: Rows, tile: Rows, alike: Alike) -> None:

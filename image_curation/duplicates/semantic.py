@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from image_curation.duplicates.cells import Assignment, Cells, assign
-from image_curation.duplicates.edges import Edges, Kind, Rows, collapse
+from image_curation.duplicates.edges import Edges, Kind, Rows, collapse, in_blocks
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.products import Block, Pairs, Products
@@ -235,8 +235,7 @@ def _duplicates_of(products: Products, measured: Vectors, sample: Rows, threshol
     """All pairs of a sampled row and another row that are duplicates, from the sampled row's side."""
     asked, _ = products.load(measured.values[sample])
     parts: list[Pairs] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-    for start in range(0, len(measured.rows), _RECALL_ROWS):
-        rows = measured.rows[start : start + _RECALL_ROWS]
+    for rows in in_blocks(measured.rows, _RECALL_ROWS):
         for i, j, cosine in products.close_pairs(asked, products.load(measured.values[rows])[0], threshold):
             a, b = sample[i], rows[j]
             parts.append((a[a != b], b[a != b], cosine[a != b]))

@@ -46,7 +46,7 @@ class Vectors:
             raise ValueError(f"vectors should be fp16 [n, d], not {vectors.dtype} {list(vectors.shape)}")
         values = np.ascontiguousarray(vectors)
         squares = np.empty(len(values))
-        for part in _chunks(len(values), values.shape[1]):
+        for part in chunks(len(values), values.shape[1]):
             wide = values[part].astype(np.float64)
             squares[part] = np.einsum("ij,ij->i", wide, wide)
         squares[~np.isfinite(squares)] = np.nan
@@ -57,7 +57,7 @@ class Vectors:
         """Cosine of row x[i] with row y[i]; NaN where either holds no vector."""
         dots = np.empty(len(x))
         with np.errstate(invalid="ignore"):
-            for part in _chunks(len(x), self.values.shape[1]):
+            for part in chunks(len(x), self.values.shape[1]):
                 dots[part] = np.einsum("ij,ij->i", self._wide(x[part]), self._wide(y[part]))
         return cosine_of_dots(dots, self.squares[x], self.squares[y])
 
@@ -123,6 +123,7 @@ def _band(d: int) -> float:
     return max(1e-4, d * 2.0**-23)
 
 
-def _chunks(n: int, d: int) -> list[slice]:
-    step = max(1, CHUNK_VALUES // max(1, d))
+def chunks(n: int, d: int, values: int | None = None) -> list[slice]:
+    """n rows of d numbers in slices of at most so many numbers, by default `CHUNK_VALUES`, but one row at least."""
+    step = max(1, (values or CHUNK_VALUES) // max(1, d))
     return [slice(start, start + step) for start in range(0, n, step)]

@@ -1,13 +1,13 @@
 """Our images and a known set -> what each of ours matches in the set: by bytes, by perceptual hash, by vector."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from image_curation.duplicates.edges import HASH_BITS, Kind, Rows
+from image_curation.duplicates.edges import HASH_BITS, Kind, Rows, in_blocks
 from image_curation.duplicates.perceptual import nearest_hashes
 from image_curation.duplicates.vectors import TILE_ROWS, Float16s, Float64s, Vectors
 from image_curation.known.sets import Images
@@ -66,8 +66,8 @@ def nearest_vectors(vectors: Float16s, others: Float16s, threshold: float) -> tu
     n = len(vectors)
     best, cosines = np.full(n, -1, np.int64), np.full(n, -np.inf)
     both = Vectors.measure(np.concatenate([vectors, others]))
-    for left in _blocks(both.rows[both.rows < n]):
-        for right in _blocks(both.rows[both.rows >= n]):
+    for left in in_blocks(both.rows[both.rows < n], TILE_ROWS):
+        for right in in_blocks(both.rows[both.rows >= n], TILE_ROWS):
             x, y, cosine = both.close_pairs(left, right, threshold)
             order = np.lexsort((y, -cosine, x))
             x, first = np.unique(x[order], return_index=True)
@@ -88,8 +88,3 @@ def _near_hashes(ours: Images, block: Images, max_distance: int) -> tuple[Rows, 
     rows = np.flatnonzero(block.usable)
     found, distance = nearest_hashes(ours.phash, block.phash[rows], max_distance, ours.usable)
     return np.append(rows, -1)[found], 1 - distance / HASH_BITS
-
-
-def _blocks(rows: Rows) -> Iterator[Rows]:
-    for start in range(0, len(rows), TILE_ROWS):
-        yield rows[start : start + TILE_ROWS]
