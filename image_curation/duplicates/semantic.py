@@ -62,14 +62,14 @@ class Part:
     Attributes:
         block: m vectors.
         rows: int64 [m], the number of each among all.
-        cells: where they belong; None where all are compared.
-        n_cells: how many cells there are.
+        own, ghosts: for each cell those that lie in it, and those that are ghosts in it, as places in the block; None
+            where all are compared.
     """
 
     block: Block
     rows: Rows
-    cells: Assignment | None
-    n_cells: int
+    own: list[Rows] | None
+    ghosts: list[Rows] | None
 
 
 def distinct_part(
@@ -89,9 +89,13 @@ def distinct_part(
             measured = Vectors.measure(vectors)
             first, copies = collapse(measured.row_bytes(there), np.arange(len(there)), Kind.SEMANTIC)
         block = block.take(first)
-    cells_of = assign(vectors[there[first]], cells, threshold, products.device.type) if cells else None
-    part = Part(block, numbers[first], cells_of, len(cells.centroids) if cells else 0)
-    return part, Edges.between(numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC)
+    own = ghosts = None
+    if cells:
+        assignment = assign(vectors[there[first]], cells, threshold, products.device.type)
+        own, ghosts = _members(assignment, len(cells.centroids))
+    return Part(block, numbers[first], own, ghosts), Edges.between(
+        numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC
+    )
 
 
 def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
@@ -106,14 +110,12 @@ def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterat
 
 def _compared(x: Part, y: Part) -> Iterator[tuple[Rows, Rows] | None]:
     """Rows of x and rows of y that are to be compared; None is all."""
-    if x.cells is None or y.cells is None:
+    if x.own is None or x.ghosts is None or y.own is None or y.ghosts is None:
         yield None
         return
-    own_x, ghosts_x = _members(x.cells, x.n_cells)
-    own_y, ghosts_y = (own_x, ghosts_x) if x is y else _members(y.cells, y.n_cells)
-    for cell in range(x.n_cells):
-        pairs = [(own_x[cell], own_y[cell]), (own_x[cell], ghosts_y[cell])]
-        pairs += [] if x is y else [(ghosts_x[cell], own_y[cell])]
+    for own_x, ghosts_x, own_y, ghosts_y in zip(x.own, x.ghosts, y.own, y.ghosts, strict=True):
+        pairs = [(own_x, own_y), (own_x, ghosts_y)]
+        pairs += [] if x is y else [(ghosts_x, own_y)]
         yield from (pair for pair in pairs if len(pair[0]) and len(pair[1]))
 
 
