@@ -8,7 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from image_curation.decode.luminance import WHITE, on_host
+from image_curation.decode.luminance import moments_of_sums
+from image_curation.decode.quality import sharpness_of_variance
 
 _ROWS = 16
 
@@ -16,21 +17,21 @@ _ROWS = 16
 def sharpness(pixels: torch.Tensor) -> npt.NDArray[np.float32]:
     """Of crops uint8 [n, s, s, 3] on the GPU: float32 [n] on the host, as `quality.sharpness` of their luminance."""
     count = (pixels.shape[1] - 2) ** 2
-    total, squares = (sums.double() for sums in laplacian_sums(pixels))
-    return on_host((squares - total * total / count) / count / WHITE**2, np.float32)
+    total, squares = laplacian_sums(pixels).cpu().numpy().astype(np.float64)
+    return sharpness_of_variance(moments_of_sums(total, squares, count)[1])
 
 
-def laplacian_sums(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def laplacian_sums(pixels: torch.Tensor) -> torch.Tensor:
     """Of crops uint8 [n, s, s, 3]: sums over the inner pixels of the luminance's Laplacian, and of its square.
 
-    The luminance is in thousandths, the Laplacian that of four neighbours; both sums are int64 [n] and exact.
+    The luminance is in thousandths, the Laplacian that of four neighbours; the sums are int64 [2, n] and exact.
     """
     n, side = pixels.shape[:2]
     sums = torch.zeros((2, n), dtype=torch.int64, device=pixels.device)
     if n:
         width = triton.next_power_of_2(side)
         _laplacian_sums[(n, triton.cdiv(side - 2, _ROWS))](pixels, sums, n, side, _ROWS, width, num_warps=8)
-    return sums[0], sums[1]
+    return sums
 
 
 @triton.jit

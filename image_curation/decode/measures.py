@@ -1,4 +1,8 @@
-"""Crops and thumbnails -> what is measured of each image without a model, on the device where they lie."""
+"""Crops and thumbnails -> what is measured of each image without a model.
+
+The host measures thumbnails, also those that a GPU made: they are small, and a GPU's many little kernels for them took
+more from an encoder beside them than the copy does. The sharpness of crops is measured where they lie.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +12,7 @@ import numpy.typing as npt
 from image_curation.decode.luminance import luminance
 from image_curation.decode.orientation import Pixels
 from image_curation.decode.phash import phash
-from image_curation.decode.quality import contrast, exposure, sharpness
+from image_curation.decode.quality import exposure_and_contrast, sharpness
 from image_curation.kernels import triton_runs
 
 
@@ -22,13 +26,10 @@ def measure(pixels: Pixels, thumbs: Pixels) -> dict[str, npt.NDArray[np.generic]
     Returns:
         Name -> [n] on the host: `phash` uint64; `sharpness`, `exposure` and `contrast` float32.
     """
-    whole = luminance(thumbs)
-    return {
-        "phash": phash(whole),
-        "sharpness": _sharpness(pixels),
-        "exposure": exposure(whole),
-        "contrast": contrast(whole),
-    }
+    sharp = _sharpness(pixels)
+    whole = luminance(_on_host(thumbs))
+    exposure, contrast = exposure_and_contrast(whole)
+    return {"phash": phash(whole), "sharpness": sharp, "exposure": exposure, "contrast": contrast}
 
 
 def _sharpness(pixels: Pixels) -> npt.NDArray[np.float32]:
@@ -36,7 +37,12 @@ def _sharpness(pixels: Pixels) -> npt.NDArray[np.float32]:
         from image_curation.decode.cuda_sharpness import sharpness as fused
 
         return fused(pixels)
-    return sharpness(luminance(pixels))
+    return sharpness(luminance(_on_host(pixels)))
+
+
+def _on_host(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    array: npt.NDArray[np.uint8] = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
+    return array
 
 
 def joined(parts: Sequence[dict[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[np.generic]]:

@@ -9,36 +9,33 @@ as in PDQ (Meta, 2019). The DCT is computed in integers, so that a hash is the s
 import numpy as np
 import numpy.typing as npt
 
-from image_curation.decode.luminance import Array, namespace, on_host
-
 _SIDE = 64
 _FREQUENCIES = 8
 _BITS = _FREQUENCIES**2
 _BASIS_SCALE = 2**14  # sums stay below 2**53, where float64 holds integers exactly
 
 
-def phash(luma: Array) -> npt.NDArray[np.uint64]:
-    """Hash the luminance of thumbnails, float32 [n, 64, 64] in thousandths, to uint64 [n] on the host.
+def phash(luma: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Hash the luminance of thumbnails, float32 [n, 64, 64] in thousandths, to uint64 [n].
 
     The highest bit is the lowest frequency; rows first. Two hashes are compared by the number of bits that differ;
     unrelated photos differ in about 32. An image of one colour has no structure to hash and gets 0: do not match images
     of nearly no contrast by it.
     """
-    xp = namespace(luma)
-    basis, bit_values = (xp.asarray(constant, device=luma.device) for constant in (_BASIS, _BIT_VALUES))
-    coefficients = (basis @ _grey_levels(luma) @ basis.T).reshape(-1, _BITS)
+    coefficients = (_BASIS @ _grey_levels(luma) @ _BASIS.T).reshape(-1, _BITS)
     # Above the median are those that at least half of them are smaller than.
-    smaller = (coefficients[:, None, :] < coefficients[:, :, None]).sum(2)
-    return on_host(((smaller >= _BITS // 2) * bit_values).sum(1), np.int64).view(np.uint64)
+    median = np.partition(coefficients, _BITS // 2 - 1, 1)[:, [_BITS // 2 - 1]]
+    bits = np.packbits(coefficients > median, axis=1)
+    return bits.view(">u8")[:, 0].astype(np.uint64)
 
 
-def _grey_levels(luma: Array) -> Array:
+def _grey_levels(luma: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Luminance in whole grey levels, less the mean in whole grey levels, float64 [n, 64, 64]."""
-    xp = namespace(luma)
     # Halves go up. No whole number of thousandths comes so close to a step that the product's rounding could matter.
-    levels = xp.floor((xp.asarray(luma, dtype=xp.float64) + 500.5) * 0.001)
+    levels: npt.NDArray[np.float64] = np.floor((luma.astype(np.float64) + 500.5) * 0.001)
     means = levels.sum((1, 2)) / _SIDE**2
-    return levels - xp.round(means)[:, None, None]
+    centred: npt.NDArray[np.float64] = levels - np.round(means)[:, None, None]
+    return centred
 
 
 def _basis() -> npt.NDArray[np.float64]:
@@ -52,4 +49,3 @@ def _basis() -> npt.NDArray[np.float64]:
 
 
 _BASIS = _basis()
-_BIT_VALUES = (np.uint64(1) << np.arange(_BITS - 1, -1, -1, dtype=np.uint64)).view(np.int64)

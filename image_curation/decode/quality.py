@@ -6,11 +6,13 @@ All are of the luminance (Rec. 601: 0.299 R + 0.587 G + 0.114 B, gamma-encoded a
 import numpy as np
 import numpy.typing as npt
 
-from image_curation.decode.luminance import WHITE, Array, moments, on_host
+from image_curation.decode.luminance import WHITE, moments
+
+Measured = npt.NDArray[np.float32]
 
 
-def sharpness(luma: Array) -> npt.NDArray[np.float32]:
-    """Variance of the Laplacian of CLIP crops' luminance, float32 [n, s, s] in thousandths -> float32 [n] on the host.
+def sharpness(luma: npt.NDArray[np.float32]) -> Measured:
+    """Variance of the Laplacian of CLIP crops' luminance, float32 [n, s, s] in thousandths -> float32 [n].
 
     From J. L. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR 2000,
     with the Laplacian of four neighbours, on the (s - 2) x (s - 2) inner pixels. Since it is taken of the crop, and in
@@ -25,19 +27,19 @@ def sharpness(luma: Array) -> npt.NDArray[np.float32]:
     laplacian += line[:, side - 1 : -side - 1]
     laplacian += line[:, side + 1 : 1 - side]
     laplacian -= 4 * line[:, side:-side]
-    inner = laplacian.reshape(n, side - 2, side)[:, :, 1:-1]
-    return on_host(moments(inner)[1] / WHITE**2, np.float32)
+    return sharpness_of_variance(moments(laplacian.reshape(n, side - 2, side)[:, :, 1:-1])[1])
 
 
-def exposure(luma: Array) -> npt.NDArray[np.float32]:
-    """Mean luminance of whole images, float32 [n, 64, 64] in thousandths -> float32 [n], 0 (black) to 1 (white)."""
-    return on_host(moments(luma)[0] / WHITE, np.float32)
+def sharpness_of_variance(variance: npt.NDArray[np.float64]) -> Measured:
+    """Of the Laplacian in thousandths of a grey level, float64 [n]."""
+    return (variance / WHITE**2).astype(np.float32)
 
 
-def contrast(luma: Array) -> npt.NDArray[np.float32]:
-    """RMS contrast of whole images, float32 [n, 64, 64] in thousandths -> float32 [n].
+def exposure_and_contrast(luma: npt.NDArray[np.float32]) -> tuple[Measured, Measured]:
+    """Of whole images' luminance, float32 [n, 64, 64] in thousandths: float32 [n] both.
 
-    From 0 (one colour) to 0.5 (half black, half white): the standard deviation of the luminance. From E. Peli,
-    "Contrast in complex images", JOSA A 7, 1990.
+    Exposure is the mean, from 0 (black) to 1 (white). Contrast is the standard deviation, from 0 (one colour) to 0.5
+    (half black, half white): E. Peli, "Contrast in complex images", JOSA A 7, 1990.
     """
-    return on_host(moments(luma)[1].clip(0) ** 0.5 / WHITE, np.float32)
+    mean, variance = moments(luma)
+    return (mean / WHITE).astype(np.float32), (variance.clip(0) ** 0.5 / WHITE).astype(np.float32)
