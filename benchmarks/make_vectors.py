@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from image_curation.artifacts import Certificate, write_table
 from image_curation.config import load_settings
+from image_curation.embedding import vector_type
 from image_curation.project import Project
 
 ENCODER = "clip-vit-l-14"
@@ -71,7 +72,7 @@ def _write(root: str, rows: int, dim: int, number: int) -> None:
         {
             "key": keys,
             "status": ["ok"] * rows,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=vector_type(dim)),
             "phash": phash ^ (np.uint64(1) << rng.integers(0, 64, rows, np.uint64)),
             "contrast": np.full(rows, 0.2, np.float32),
         }

@@ -9,23 +9,21 @@ differing in the same directions as other images do: recall 0.91 without ghosts,
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import csr_array
 
-from image_curation.duplicates.edges import Rows, in_blocks
+from image_curation.duplicates.edges import Rows
 from image_curation.duplicates.products import Products
-from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
+from image_curation.duplicates.vectors import Float16s, Float64s, check_threshold, chunks
 from image_curation.errors import ConfigError
 
 SAMPLE_PER_CELL = 128  # vectors to train on, a cell
 MIN_CELLS = 256
-TILE_VALUES = 1 << 22  # scores, and values of vectors, held at a time: 8 MB each
+TILE_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores, and values of vectors, at a time: 16 and 512 MB each
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +43,40 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """Where n vectors belong.
+    """Where n vectors belong, on the device where they lie.
 
     Attributes:
-        cell: int32 [n], the nearest centroid; -1 where there is no vector.
-        ghost_offsets, ghost_cells: int64 [n + 1], int32 [g]: vector i is a ghost in
-            ghost_cells[ghost_offsets[i] : ghost_offsets[i + 1]], by number.
+        cell: int64 [n], the nearest centroid.
+        owner, ghost: int64 [g] both: vector owner[i] is a ghost in cell ghost[i]; by vector, then by cell.
     """
 
-    cell: npt.NDArray[np.int32]
-    ghost_offsets: Rows
-    ghost_cells: npt.NDArray[np.int32]
+    cell: torch.Tensor
+    owner: torch.Tensor
+    ghost: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """Rows by cell.
+
+    Attributes:
+        rows: int64 [m], on a device; those of a cell follow each other, ascending.
+        bounds: int64 [k + 1], on the host: cell c has rows[bounds[c] : bounds[c + 1]].
+    """
+
+    rows: torch.Tensor
+    bounds: Rows
+
+    @classmethod
+    def by_cell(cls, cell: torch.Tensor, rows: torch.Tensor, k: int) -> "Grouped":
+        """Of rows int64 [m], ascending, in cells int64 [m] of k."""
+        ranked, order = torch.sort(cell, stable=True)
+        bounds = torch.searchsorted(ranked, torch.arange(k + 1, device=cell.device))
+        return cls(rows[order], bounds.cpu().numpy())
+
+    def of(self, cell: int) -> torch.Tensor:
+        """The rows of one cell."""
+        return self.rows[self.bounds[cell] : self.bounds[cell + 1]]
 
 
 def cell_count(n: int) -> int:
@@ -92,20 +113,21 @@ def train_cells(
         ConfigError: the sample holds no vector at all, or `n_cells` is below 1.
     """
     products = Products("cpu")
-    block, there = products.load(sample)
-    _, distinct = np.unique(products.row_hashes(block), return_index=True)  # by their hashes: in an order of their own
-    values = np.ascontiguousarray(sample[there[distinct]])
-    if n_cells < 1 or len(values) == 0:
+    block, _ = products.load(sample)
+    _, distinct = np.unique(products.row_hashes(block).cpu().numpy(), return_index=True)  # in an order of their own
+    if n_cells < 1 or len(distinct) == 0:
         raise ConfigError(
-            f"n_cells={n_cells} and the {len(values)} distinct vectors of the sample should be 1 or more."
+            f"n_cells={n_cells} and the {len(distinct)} distinct vectors of the sample should be 1 or more."
         )
-    centroids = values[np.random.default_rng(seed).permutation(len(values))[:n_cells]].astype(np.float64)
+    values = block.values[torch.from_numpy(distinct).to(products.device)]
+    chosen = np.random.default_rng(seed).permutation(len(values))[:n_cells]
+    centroids = values[torch.from_numpy(chosen).to(products.device)].double().cpu().numpy()
     for _ in range(iterations):
-        centroids = _moved(values, _unit16(centroids), device)
+        centroids = _moved(values, _unit16(centroids))
     return Cells(_unit16(centroids).astype(np.float32), margin, max_ghosts)
 
 
-def assign(vectors: Float16s, cells: Cells, threshold: float, device: str = "cpu") -> Assignment:
+def assign(vectors: torch.Tensor, cells: Cells, threshold: float) -> Assignment:
     """The cell of each vector and the cells it is a ghost in, for duplicates down to a cosine of `threshold`.
 
     Each row's answer depends on that row alone, to the last bit. On a GPU scores are exact. On a CPU a product in fp32
@@ -113,9 +135,8 @@ def assign(vectors: Float16s, cells: Cells, threshold: float, device: str = "cpu
     smaller number.
 
     Args:
-        vectors: fp16 [n, d] unit vectors; rows of zeros or NaN belong nowhere.
+        vectors: fp16 [n, d] unit vectors on a device, all of which hold one.
         threshold: 0 < t <= 1.
-        device: where to multiply, "cpu" or "cuda".
 
     Raises:
         ConfigError: the threshold is out of range, or the cells were made for vectors of another dimension.
@@ -123,17 +144,14 @@ def assign(vectors: Float16s, cells: Cells, threshold: float, device: str = "cpu
     check_threshold(threshold)
     if vectors.shape[1] != cells.centroids.shape[1]:
         raise ConfigError(f"vectors have {vectors.shape[1]} dimensions, the cells {cells.centroids.shape[1]}.")
-    measured = Vectors.measure(vectors)
-    finder = _Finder(cells.centroids.astype(np.float64), _reach(cells.margin, threshold), cells.max_ghosts, device)
-    cell = np.full(len(vectors), -1, np.int32)
-    counts = np.zeros(len(vectors) + 1, np.int64)
-    ghosts = [np.empty(0, np.int32)]
-    for rows in _tiles(measured.rows, cells.centroids):
-        best, owner, ghost = finder.find(measured.values[rows])
-        cell[rows] = best
-        counts[rows + 1] = np.bincount(owner, minlength=len(rows))
-        ghosts.append(ghost.astype(np.int32))
-    return Assignment(cell, np.cumsum(counts), np.concatenate(ghosts))
+    reach = _reach(cells.margin, threshold)
+    finder = _Finder(cells.centroids.astype(np.float64), reach, cells.max_ghosts, vectors.device)
+    none = torch.empty(0, dtype=torch.int64, device=vectors.device)
+    parts = [(none, none, none)]
+    for rows in _tiles(vectors, cells.centroids):
+        best, owner, ghost = finder.find(vectors[rows])
+        parts.append((best, owner + rows.start, ghost))
+    return Assignment(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _reach(margin: float, threshold: float) -> float:
@@ -143,41 +161,44 @@ def _reach(margin: float, threshold: float) -> float:
 class _Finder:
     """Finds the cells of vectors, tile by tile."""
 
-    def __init__(self, centroids: Float64s, reach: float, max_ghosts: int, device: str) -> None:
+    def __init__(self, centroids: Float64s, reach: float, max_ghosts: int, device: torch.device) -> None:
         self._exact, self._reach, self._max_ghosts = centroids, reach, max_ghosts
         wide = torch.from_numpy(centroids).to(device)
-        self._dtype = torch.float64 if device == "cuda" else torch.float32
+        self._dtype = torch.float64 if wide.is_cuda else torch.float32
         # What a score may be off by. Products of two fp16 numbers are exact in fp32; a sum in 8 lanes or more, as every
         # library for processors has them, rounds at most d / 8 + 8 times, by 2^-24 of no more than the norms each time.
-        self._error = 2.0**-48 if device == "cuda" else (centroids.shape[1] / 8 + 8) * 2.0**-24
+        self._error = 2.0**-48 if wide.is_cuda else (centroids.shape[1] / 8 + 8) * 2.0**-24
         self._centroids = wide.to(self._dtype)
         self._distances = _all_distances(wide, self._dtype) if reach else None
 
-    def find(self, values: Float16s) -> tuple[Rows, Rows, Rows]:
-        """Best cell of each of m rows, and pairs (row, ghost cell), by row, then cell."""
-        x = torch.from_numpy(values).to(self._centroids.device, self._dtype)
-        scores = x @ self._centroids.T
+    def find(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of fp16 [m, d]: the best cell of each row, and pairs (row, ghost cell), by row, then cell."""
+        scores = values.to(self._dtype) @ self._centroids.T
         top, best = scores.max(1)
         again = (scores >= top[:, None] - 2 * self._error).sum(1) > 1
-        ghost = torch.zeros((len(x), 0), dtype=torch.bool, device=x.device)
+        ghost = torch.zeros((len(values), 0), dtype=torch.bool, device=values.device)
         if self._distances is not None:
             within = scores.sub_(top[:, None]).add_(self._distances[best], alpha=self._reach)
             ghost = within > 0
             doubtful = within.abs_() <= 3 * self._error  # both scores, and the rounding of the distance
-            doubtful[torch.arange(len(x), device=x.device), best] = False
+            doubtful[torch.arange(len(values), device=values.device), best] = False
             again |= doubtful.any(1) | (ghost.sum(1) > self._max_ghosts)
         ghost[again] = False
-        owner, cell = (part.cpu().numpy() for part in torch.nonzero(ghost, as_tuple=True))
-        found = best.cpu().numpy()
-        rows = torch.nonzero(again)[:, 0].cpu().numpy()
-        if len(rows):
-            found[rows], exact_owner, exact_cell = _assign_tile(
-                values[rows].astype(np.float64), self._exact, self._reach, self._max_ghosts
-            )
-            owner, cell = np.concatenate([owner, rows[exact_owner]]), np.concatenate([cell, exact_cell])
-            order = np.lexsort((cell, owner))
-            owner, cell = owner[order], cell[order]
-        return found, owner, cell
+        owner, cell = torch.nonzero(ghost, as_tuple=True)
+        rows = torch.nonzero(again)[:, 0]
+        return self._done_again(values, rows, best, owner, cell) if len(rows) else (best, owner, cell)
+
+    def _done_again(
+        self, values: torch.Tensor, rows: torch.Tensor, best: torch.Tensor, owner: torch.Tensor, cell: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `find`, with exact answers for some rows."""
+        wide = values[rows].double().cpu().numpy()
+        exact = _assign_tile(wide, self._exact, self._reach, self._max_ghosts)
+        exact_best, exact_owner, exact_cell = (torch.from_numpy(part).to(values.device) for part in exact)
+        best[rows] = exact_best
+        owner, cell = torch.cat([owner, rows[exact_owner]]), torch.cat([cell, exact_cell])
+        order = torch.argsort(owner, stable=True)  # by cell within a row they are
+        return best, owner[order], cell[order]
 
 
 def _all_distances(centroids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -210,20 +231,22 @@ def _distances(centroids: Float64s, which: Rows) -> Float64s:
     return distances
 
 
-def _moved(values: Float16s, centroids: Float64s, device: str) -> Float64s:
+def _moved(values: torch.Tensor, centroids: Float64s) -> Float64s:
     """One step: the sum of the vectors of each cell."""
-    sums = np.zeros_like(centroids)
-    cell = np.empty(len(values), np.int64)
-    finder = _Finder(centroids, 0.0, 0, device)
-    for rows in _tiles(np.arange(len(values)), centroids):
+    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=values.device)
+    cell = torch.empty(len(values), dtype=torch.int64, device=values.device)
+    finder = _Finder(centroids, 0.0, 0, values.device)
+    for rows in _tiles(values, centroids):
         cell[rows] = best = finder.find(values[rows])[0]
-        members = csr_array((np.ones(len(rows)), (best, np.arange(len(rows)))), shape=(len(centroids), len(rows)))
-        sums += members @ values[rows].astype(np.float64)
-    empty = ~sums.any(axis=1)
+        sums.index_add_(0, best, values[rows].double())
+    moved: Float64s = sums.cpu().numpy()
+    empty = ~moved.any(axis=1)
     if empty.any():
-        fit = np.einsum("ij,ij->i", values.astype(np.float64), centroids[cell])
-        sums[empty] = values[np.argsort(fit, kind="stable")[: empty.sum()]]
-    return sums
+        wide = torch.from_numpy(centroids).to(values.device)
+        fit = torch.cat([(values[rows].double() * wide[cell[rows]]).sum(1) for rows in _tiles(values, centroids)])
+        worst = torch.argsort(fit, stable=True)[: int(empty.sum())]
+        moved[empty] = values[worst].double().cpu().numpy()
+    return moved
 
 
 def _unit16(vectors: Float64s) -> Float64s:
@@ -232,5 +255,5 @@ def _unit16(vectors: Float64s) -> Float64s:
     return unit
 
 
-def _tiles(rows: Rows, centroids: npt.NDArray[Any]) -> Iterator[Rows]:
-    return in_blocks(rows, max(1, TILE_VALUES // max(centroids.shape)))
+def _tiles(values: torch.Tensor, centroids: npt.NDArray[Any]) -> list[slice]:
+    return chunks(len(values), max(centroids.shape), TILE_VALUES[values.device.type])

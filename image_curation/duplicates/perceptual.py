@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from image_curation.duplicates.edges import HASH_BITS, Edges, Kind, Rows, collapse
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.errors import ConfigError
+from image_curation.kernels import triton_runs
 
 Hashes = npt.NDArray[np.uint64]
 BANDS, BAND_BITS = 4, 16
@@ -42,7 +43,7 @@ def perceptual_edges(
         max_distance: bits that may differ, 0 to 16.
         usable: bool [n], which rows have a hash that says something. A flat image has none: its bits are chance.
         new: bool [n]: only pairs with such a row are wanted, and copies of one hash; the cost is that of these.
-        device: on "cuda" all are compared with all, which is faster there than any index.
+        device: where to compare, "cpu" or "cuda".
 
     Returns:
         At most n - 1 edges with similarity 1 - distance / 64.
@@ -76,8 +77,7 @@ def nearest_hashes(
     best = np.full(len(phash), none, np.int64)  # distance * m + place: the least is the nearest, and the first of those
     asked = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
     for band, radius in enumerate(_band_radii(max_distance)):
-        order = np.argsort(_bands(distinct)[:, band], kind="stable")
-        bounds = np.searchsorted(_bands(distinct)[order, band], np.arange((1 << BAND_BITS) + 1))
+        order, bounds = _buckets(distinct, band)
         for mask in _masks(radius):
             partner = (_bands(phash[asked])[:, band] ^ np.uint16(mask)).astype(np.int64)
             for i, place in _expand(bounds[partner], bounds[partner + 1]):
@@ -114,29 +114,30 @@ def _all_edges(
     hashes = phash[distinct]
     # A hash is new if any row that has it is: its first row may be an old one.
     fresh = None if new is None else np.isin(hashes, phash[new])
-    found = (
-        _near_pairs(hashes, max_distance, fresh)
-        if device == "cpu"
-        else _multiplied(hashes, max_distance, fresh, device)
-    )
-    for i, j, distance in found:
+    found = _near_pairs_on_gpu if device == "cuda" and triton_runs() else _near_pairs
+    for i, j, distance in found(hashes, max_distance, fresh):
         yield Edges.between(distinct[i], distinct[j], 1 - distance / HASH_BITS, Kind.PERCEPTUAL)
 
 
-def _multiplied(
-    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None, device: str
+def _near_pairs_on_gpu(
+    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
-    """As `_near_pairs`, by matrix products: hashes as vectors of -1/8 and 1/8 have the cosine 1 - distance / 32."""
-    from image_curation.duplicates.products import Products  # loads torch
+    """As `_near_pairs`, but that pairs which are near in several bands come for each."""
+    import torch
 
-    products = Products(device)
-    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8), axis=1)
-    block, _ = products.load((bits * np.float16(0.25) - np.float16(0.125)).astype(np.float16))
-    asked = None if fresh is None else np.flatnonzero(fresh)
-    of = block if asked is None else block.take(asked)
-    for i, j, cosine in products.close_pairs(of, block, 1 - 2 * max_distance / HASH_BITS):
-        i = i if asked is None else asked[i]
-        yield i[i != j], j[i != j], np.rint((1 - cosine[i != j]) * HASH_BITS / 2).astype(np.int64)
+    from image_curation.duplicates.cuda_hashes import near_in_buckets
+
+    for band, radius in enumerate(_band_radii(max_distance)):
+        if radius < 0:
+            continue
+        order, bounds = _buckets(hashes, band)
+        ranked, edges = (torch.from_numpy(a).cuda() for a in (hashes[order].view(np.int64), bounds))
+        for places in near_in_buckets(ranked, edges, _masks(radius), max_distance):
+            i, j = (order[place.cpu().numpy()] for place in places)
+            if fresh is not None:
+                asked = fresh[i] | fresh[j]
+                i, j = i[asked], j[asked]
+            yield i, j, hamming(hashes[i], hashes[j]).astype(np.int64)
 
 
 def _band_radii(max_distance: int) -> list[int]:
@@ -165,11 +166,11 @@ def _near_pairs(
     """
     radii = np.array(_band_radii(max_distance))
     for band in range(BANDS):
-        order = np.argsort(_bands(hashes)[:, band], kind="stable")
+        order, bounds = _buckets(hashes, band)
         ranked = hashes[order]
         values = _bands(ranked)
         askers = None if fresh is None else fresh[order]
-        for i, j in _candidates(values[:, band], _masks(radii[band]), askers):
+        for i, j in _candidates(values[:, band], bounds, _masks(radii[band]), askers):
             distance = hamming(ranked[i], ranked[j])
             near = np.flatnonzero((distance <= max_distance) & (i != j))  # with `askers`, each meets itself
             i, j = i[near], j[near]
@@ -182,14 +183,20 @@ def _bands(hashes: Hashes) -> npt.NDArray[np.uint16]:
     return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, BANDS)
 
 
+def _buckets(hashes: Hashes, band: int) -> tuple[Rows, Rows]:
+    """The order of hashes by their values in a band, and where each value begins: v at bounds[v] .. bounds[v + 1]."""
+    values = _bands(hashes)[:, band]
+    order = np.argsort(values, kind="stable")
+    return order, np.searchsorted(values[order], np.arange((1 << BAND_BITS) + 1))
+
+
 def _candidates(
-    ranked: npt.NDArray[np.uint16], masks: list[int], askers: npt.NDArray[np.bool_] | None = None
+    ranked: npt.NDArray[np.uint16], bounds: Rows, masks: list[int], askers: npt.NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[Rows, Rows]]:
-    """Pairs of places, each once, whose values differ by exactly one of the masks. The values are sorted.
+    """Pairs of places, each once, whose values differ by exactly one of the masks; as `_buckets` has them.
 
     With `askers` bool [n], each such place meets all others, and nobody else does.
     """
-    bounds = np.searchsorted(ranked, np.arange((1 << BAND_BITS) + 1))  # value v lies at bounds[v] .. bounds[v + 1]
     for mask in masks:
         partner = ranked ^ np.uint16(mask)
         first, last = bounds[partner], bounds[partner.astype(np.int64) + 1]

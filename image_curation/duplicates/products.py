@@ -7,6 +7,7 @@ the same cosines. What proposes is fp16 on a GPU, bf16 on a CPU that multiplies 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from image_curation.duplicates.edges import Rows
 from image_curation.duplicates.vectors import Float16s, Float64s, check_norms, check_threshold, chunks, cosine_of_dots
 from image_curation.kernels import triton_runs
 
+if TYPE_CHECKING:
+    from image_curation.duplicates.cells import Grouped
+
 # How far a product of unit rows, rounded to each type and summed in fp32, may be from the true cosine: by Cauchy and
 # Schwarz one unit roundoff for each factor, for bf16 one more for the result; and the sum's own, for 16,384 dimensions.
 _BAND = {torch.float32: 2.0**-9, torch.float16: 2.0**-10 + 2.0**-9, torch.bfloat16: 3 * 2.0**-9 + 2.0**-9}
@@ -22,8 +26,6 @@ _ALIGNED = 8  # what a row's numbers are a multiple of: a GPU copies tiles whose
 _SHAPE_ROWS = 256  # what the rows of a small product are a multiple of
 _TILE_ROWS = 2_048  # a side: 8 MB of scores
 _SMALL_PRODUCT = 1 << 24  # scores of a product that is not worth a kernel of its own
-_KERNEL_ROWS = 16_384  # that are compared with all others by one call of the kernel
-_KERNEL_PAIRS = 1 << 24  # that one such call may propose: 128 MB
 _EXACT_VALUES = 1 << 24  # numbers in fp64 at a time: 128 MB a side
 
 Pairs = tuple[Rows, Rows, Float64s]
@@ -84,41 +86,39 @@ class Products:
             unit[rows, :d] = values[rows].float() / squares[rows].sqrt().float()[:, None]
         return Block(values, unit, squares), there.cpu().numpy()
 
-    def row_hashes(self, block: Block) -> Rows:
+    def row_hashes(self, block: Block) -> torch.Tensor:
         """int64 [n]: equal for rows of equal bytes, and hardly ever for others."""
         hashes = torch.empty(len(block), dtype=torch.int64, device=self.device)
         odd = np.random.default_rng(0).integers(-(2**62), 2**62, block.values.shape[1]) * 2 + 1
         factors = torch.from_numpy(odd).to(self.device)
         for rows in chunks(len(block), block.values.shape[1], _EXACT_VALUES):
             hashes[rows] = (block.values[rows].view(torch.int16).long() * factors).sum(1)
-        return hashes.cpu().numpy()
+        return hashes
 
     def close_pairs(
-        self, x: Block, y: Block, threshold: float, rows: tuple[Rows, Rows] | None = None
+        self, x: Block, y: Block, threshold: float, cells: "tuple[Grouped, Grouped] | None" = None
     ) -> Iterator[Pairs]:
         """All pairs of a row of `x` and a row of `y` whose cosine is at least `threshold`, in batches.
 
-        With `rows`, int64 arrays of some rows of x and of y, only these are compared. Of a block or an array of rows
-        with itself (the same object twice) each pair of two different rows comes once, the one that is first, first.
+        With `cells`, rows of x and rows of y by cell, only those in the same cell are compared. Of a block with itself
+        in the same cells (the same objects twice) each pair of two different rows comes once in a cell, the one that is
+        first, first.
 
         Returns:
             Rows of x, rows of y, int64 [m] each, and their cosines, float64 [m].
         """
         check_threshold(threshold)
-        left, right = (x.unit, y.unit) if rows is None else (_some(x.unit, rows[0]), _some(y.unit, rows[1]))
-        is_same = x is y and (rows is None or rows[0] is rows[1])
-        for i, j in self._proposed(left, right, threshold - _BAND[self.proposes], is_same):
-            if rows is not None:
-                i, j = (torch.from_numpy(own).to(self.device)[at] for own, at in zip(rows, (i, j), strict=True))
+        is_same = x is y and (cells is None or cells[0] is cells[1])
+        cut = threshold - _BAND[self.proposes]
+        found = (
+            _by_all(x.unit, y.unit, cut, is_same) if cells is None else _by_cells(x.unit, y.unit, cells, cut, is_same)
+        )
+        for i, j in found:
+            if is_same:
+                i, j = i[i < j], j[i < j]
             cosine = self._cosine(x, y, i, j)
             close = cosine >= threshold
             yield i.cpu().numpy()[close], j.cpu().numpy()[close], cosine[close]
-
-    def _proposed(self, left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
-        """Where left @ right.T reaches `cut`, in batches; with `is_same` only above the diagonal."""
-        by_kernel = left.is_cuda and len(left) * len(right) > _SMALL_PRODUCT and triton_runs()
-        for i, j in (_by_kernel if by_kernel else _by_tiles)(left, right, cut, is_same):
-            yield (i[i < j], j[i < j]) if is_same else (i, j)
 
     def _cosine(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor) -> Float64s:
         """Cosine of x[i] with y[j]. The host divides: torch's roots are not the last bit's on every processor."""
@@ -135,6 +135,31 @@ def _cpu_dtype() -> torch.dtype:
     return torch.bfloat16 if has_amx else torch.float32
 
 
+def _by_all(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
+    """Where left @ right.T reaches `cut`, in batches; with `is_same` what lies below the diagonal may be missing."""
+    if left.is_cuda and len(left) * len(right) > _SMALL_PRODUCT and triton_runs():
+        from image_curation.duplicates.cuda_pairs import pairs_above
+
+        return pairs_above(left, right, cut, is_same)
+    return _by_tiles(left, right, cut, is_same)
+
+
+def _by_cells(
+    left: torch.Tensor, right: torch.Tensor, cells: "tuple[Grouped, Grouped]", cut: float, is_same: bool
+) -> Iterator[_Proposed]:
+    """As `_by_all`, of rows in the same cell."""
+    if left.is_cuda and triton_runs():
+        from image_curation.duplicates.cuda_cells import pairs_in_cells
+
+        yield from pairs_in_cells(left, right, cells, cut, is_same)
+        return
+    for cell in range(len(cells[0].bounds) - 1):
+        x, y = (grouped.of(cell) for grouped in cells)
+        if len(x) and len(y):
+            for i, j in _by_tiles(_some(left, x), _some(right, y), cut, is_same):
+                yield x[i], y[j]
+
+
 def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
     for top in range(0, len(left), _TILE_ROWS):
         for side in range(top if is_same else 0, len(right), _TILE_ROWS):
@@ -145,22 +170,8 @@ def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool
                 yield hot[i] + top, j + side
 
 
-def _by_kernel(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
-    from image_curation.duplicates.cuda_pairs import pairs_above
-
-    spans = [(start, min(start + _KERNEL_ROWS, len(left))) for start in range(0, len(left), _KERNEL_ROWS)]
-    while spans:
-        top, end = spans.pop()
-        side = top if is_same else 0
-        found = pairs_above(left[top:end], right[side:], cut, _KERNEL_PAIRS)
-        if found is None:  # more than there is room for
-            spans += [(top, (top + end) // 2), ((top + end) // 2, end)]
-        else:
-            yield found[0] + top, found[1] + side
-
-
-def _some(unit: torch.Tensor, rows: Rows) -> torch.Tensor:
+def _some(unit: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Some rows, and rows of zeros, which are near to nothing: a CPU prepares its product for every new shape."""
     filled = unit.new_zeros((-(-len(rows) // _SHAPE_ROWS) * _SHAPE_ROWS, unit.shape[1]))
-    filled[: len(rows)] = unit[torch.from_numpy(rows).to(unit.device)]
+    filled[: len(rows)] = unit[rows]
     return filled

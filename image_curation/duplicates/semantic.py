@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from image_curation.duplicates.cells import Assignment, Cells, assign
+from image_curation.duplicates.cells import Cells, Grouped, assign
 from image_curation.duplicates.edges import Edges, Kind, Rows, collapse, in_blocks
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.products import Block, Pairs, Products
-from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold
+from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold, row_bytes
 
 _LITTLE_KNOWN = 1.25  # how much more of a margin than any of a few duplicates needs
 _RECALL_ROWS = 1 << 20  # that sampled rows are compared with at a time
@@ -62,14 +61,14 @@ class Part:
     Attributes:
         block: m vectors.
         rows: int64 [m], the number of each among all.
-        own, ghosts: for each cell those that lie in it, and those that are ghosts in it, as places in the block; None
+        own, ghosts: places in the block by the cell that they lie in, and by the cells that they are ghosts in; None
             where all are compared.
     """
 
     block: Block
     rows: Rows
-    own: list[Rows] | None
-    ghosts: list[Rows] | None
+    own: Grouped | None = None
+    ghosts: Grouped | None = None
 
 
 def distinct_part(
@@ -81,21 +80,29 @@ def distinct_part(
     """
     block, there = products.load(vectors)
     numbers = numbers[there]
-    first, copies = collapse(products.row_hashes(block), np.arange(len(there)), Kind.SEMANTIC)
+    copies = _copies(products, block)
     if len(copies):
-        ends = (torch.from_numpy(rows).to(products.device) for rows in (copies.a, copies.b))
-        one, other = (block.values[rows].view(torch.int16) for rows in ends)
-        if not torch.equal(one, other):  # two rows of one hash
-            measured = Vectors.measure(vectors)
-            first, copies = collapse(measured.row_bytes(there), np.arange(len(there)), Kind.SEMANTIC)
-        block = block.take(first)
-    own = ghosts = None
+        kept = np.delete(np.arange(len(block)), copies.b)
+        block, distinct = block.take(kept), numbers[kept]
+    else:
+        distinct = numbers
+    part = Part(block, distinct)
     if cells:
-        assignment = assign(vectors[there[first]], cells, threshold, products.device.type)
-        own, ghosts = _members(assignment, len(cells.centroids))
-    return Part(block, numbers[first], own, ghosts), Edges.between(
-        numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC
-    )
+        found, k = assign(block.values, cells, threshold), len(cells.centroids)
+        every = torch.arange(len(block), device=products.device)
+        part = replace(
+            part, own=Grouped.by_cell(found.cell, every, k), ghosts=Grouped.by_cell(found.ghost, found.owner, k)
+        )
+    return part, Edges.between(numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC)
+
+
+def _copies(products: Products, block: Block) -> Edges:
+    """What ties each row that equals an earlier one to the first such row."""
+    ranked, order = torch.sort(products.row_hashes(block))
+    twice = torch.nonzero(ranked[1:] == ranked[:-1])[:, 0]
+    suspects = torch.unique(torch.cat([order[twice], order[twice + 1]]))  # ascending
+    values = block.values[suspects].cpu().numpy()
+    return collapse(row_bytes(values), suspects.cpu().numpy(), Kind.SEMANTIC)[1]
 
 
 def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
@@ -103,33 +110,20 @@ def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterat
 
     With `x is y` no pair comes but of different vectors; by cells it may come twice.
     """
-    for rows in _compared(x, y):
-        for i, j, cosine in products.close_pairs(x.block, y.block, threshold, rows):
+    for cells in _compared(x, y):
+        for i, j, cosine in products.close_pairs(x.block, y.block, threshold, cells):
             yield x.rows[i], y.rows[j], cosine
 
 
-def _compared(x: Part, y: Part) -> Iterator[tuple[Rows, Rows] | None]:
-    """Rows of x and rows of y that are to be compared; None is all."""
+def _compared(x: Part, y: Part) -> Iterator[tuple[Grouped, Grouped] | None]:
+    """What of x is to be compared with what of y, cell by cell; None is all with all."""
     if x.own is None or x.ghosts is None or y.own is None or y.ghosts is None:
         yield None
         return
-    for own_x, ghosts_x, own_y, ghosts_y in zip(x.own, x.ghosts, y.own, y.ghosts, strict=True):
-        pairs = [(own_x, own_y), (own_x, ghosts_y)]
-        pairs += [] if x is y else [(ghosts_x, own_y)]
-        yield from (pair for pair in pairs if len(pair[0]) and len(pair[1]))
-
-
-def _members(assignment: Assignment, k: int) -> tuple[list[Rows], list[Rows]]:
-    """The rows that lie in each of k cells, and those that are ghosts in it."""
-    rows = np.arange(len(assignment.cell))
-    owners = np.repeat(rows, np.diff(assignment.ghost_offsets))
-    return _grouped(assignment.cell, rows, k), _grouped(assignment.ghost_cells, owners, k)
-
-
-def _grouped(cell: npt.NDArray[np.int32], rows: Rows, k: int) -> list[Rows]:
-    """The rows of each of k cells, in their order."""
-    order = np.argsort(cell, kind="stable")
-    return np.split(rows[order], np.searchsorted(cell[order], np.arange(1, k)))
+    yield x.own, y.own
+    yield x.own, y.ghosts
+    if x is not y:
+        yield x.ghosts, y.own
 
 
 def fitted_margin(
@@ -148,7 +142,8 @@ def fitted_margin(
     if len(a) == 0:
         return cells.margin
     need = np.minimum(
-        _needed_margin(measured, a, b, cells, threshold), _needed_margin(measured, b, a, cells, threshold)
+        _needed_margin(measured, a, b, cells, threshold, device),
+        _needed_margin(measured, b, a, cells, threshold, device),
     )
     weight = 1 / np.bincount(a, minlength=len(vectors))[a]
     order = np.argsort(need)
@@ -159,10 +154,11 @@ def fitted_margin(
     return float(np.clip(margin * (1 + 1e-6), 0.02, 1.0))
 
 
-def _needed_margin(measured: Vectors, x: Rows, y: Rows, cells: Cells, threshold: float) -> Float64s:
+def _needed_margin(measured: Vectors, x: Rows, y: Rows, cells: Cells, threshold: float, device: str) -> Float64s:
     """The margin with which x[i] would be a ghost in the cell of y[i]; 0 where they share one."""
     used, place = np.unique(np.concatenate([x, y]), return_inverse=True)
-    nearest = assign(measured.values[used], replace(cells, margin=0.0), threshold).cell[place]
+    asked = torch.from_numpy(measured.values[used]).to(device)
+    nearest = assign(asked, replace(cells, margin=0.0), threshold).cell.cpu().numpy()[place]
     own, other = np.split(nearest, 2)
     centroids = cells.centroids.astype(np.float64)
     between = centroids[own] - centroids[other]

@@ -81,12 +81,6 @@ class Vectors:
         close = cosine >= threshold
         return i[close], j[close], cosine[close]
 
-    def row_bytes(self, rows: Rows) -> npt.NDArray[np.void]:
-        """[len(rows)], each the bytes of a row as one value that sorts and compares."""
-        width = self.values.itemsize * self.values.shape[1]
-        whole: npt.NDArray[np.void] = self.values[rows].view(np.dtype((np.void, width))).ravel()
-        return whole
-
     def _wide(self, rows: Rows) -> Float64s:
         wide: Float64s = self.values[rows].astype(np.float64)
         return wide
@@ -94,6 +88,12 @@ class Vectors:
     def _unit32(self, rows: Rows) -> npt.NDArray[np.float32]:
         norms = np.sqrt(self.squares[rows]).astype(np.float32)
         return self.values[rows].astype(np.float32) / norms[:, None]
+
+
+def row_bytes(values: Float16s) -> npt.NDArray[np.void]:
+    """The bytes of each row of fp16 [n, d] as one value that sorts and compares, [n]."""
+    whole: npt.NDArray[np.void] = np.ascontiguousarray(values).view(np.dtype((np.void, 2 * values.shape[1]))).ravel()
+    return whole
 
 
 def cosine_of_dots(dots: Float64s, x_squares: Float64s, y_squares: Float64s) -> Float64s:

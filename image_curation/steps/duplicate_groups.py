@@ -25,7 +25,7 @@ from image_curation.errors import ArtifactError
 from image_curation.project import Project
 from image_curation.steps.outcome import Outcome, reuse_or_make
 
-_BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 10_000_000}  # half an hour on two cores, some minutes on a GPU
+_BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 4_000_000}  # half an hour on two cores, half a minute on a GPU
 
 
 def build_duplicate_groups(

@@ -77,7 +77,9 @@ def search_anew(
     parts = _parts_of(project, known, numbering, generation) if known else []
     old = {shard: n for shard, n in counts.items() if known and shard in known.shards}
     new = {shard: n for shard, n in counts.items() if shard not in old}
-    found, audit, sampled = _semantic(compare(strips(new, old, block_rows(project), AUDITED)), numbering)
+    found, audit, sampled = _semantic(
+        compare(strips(new, old, block_rows(project, numbering.rows), AUDITED)), numbering
+    )
     distance, device = project.settings.duplicates.max_phash_distance, resolve_device(project.settings.device)
     is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)])
     parts += [

@@ -14,9 +14,10 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from image_curation.artifacts import Certificate, digest, read_artifact
-from image_curation.config import resolve_device
+from image_curation.config import gpu_count, resolve_device
 from image_curation.duplicates import CODE_VERSION
 from image_curation.duplicates.edges import Edges, Kind, Rows
 from image_curation.duplicates.forest import forest_of_batches
@@ -27,7 +28,9 @@ from image_curation.project import Project
 from image_curation.steps.duplicate_cells import read_cells, read_vectors
 from image_curation.steps.outcome import Made, Outcome, reuse_or_make
 
-_BLOCK_ROWS = {"cpu": 1 << 17, "cuda": 1 << 20}
+_CPU_BLOCK_ROWS = 1 << 17
+_GPU_ROW_BYTES = 3 * 2 * 2 * 1024  # three blocks, one being made, of rows as given and as unit vectors of 1,024 numbers
+_GPU_SHARE = 0.6  # of a GPU's memory, for blocks
 AUDITED = 2_000  # rows over all strips whose duplicates are looked for by brute force
 
 Counts = dict[str, int]
@@ -57,9 +60,13 @@ def strips(fresh: Counts, old: Counts, block_rows: int, audited: int) -> list[St
     return sorted(found, key=lambda strip: -strip.work)
 
 
-def block_rows(project: Project) -> int:
-    """How many vectors a block should have on the project's device."""
-    return _BLOCK_ROWS[resolve_device(project.settings.device)]
+def block_rows(project: Project, rows: int) -> int:
+    """How many of so many vectors a block should have on the project's device: what fits a GPU, but two for each."""
+    if resolve_device(project.settings.device) == "cpu":
+        return _CPU_BLOCK_ROWS
+    fitting = int(torch.cuda.get_device_properties(0).total_memory * _GPU_SHARE) // _GPU_ROW_BYTES
+    workers = project.settings.workers or gpu_count()
+    return fitting if workers == 1 else min(fitting, -(-rows // (2 * workers)))
 
 
 def _blocks(counts: Counts, rows: int) -> list[Counts]:

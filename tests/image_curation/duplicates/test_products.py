@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from image_curation.duplicates import products as module
-from image_curation.duplicates.perceptual import _multiplied, _near_pairs, perceptual_edges
+from image_curation.duplicates.cells import Grouped
+from image_curation.duplicates.perceptual import _near_pairs, _near_pairs_on_gpu, perceptual_edges
 from image_curation.duplicates.products import Products
-from image_curation.duplicates.semantic import semantic_edges
 from image_curation.duplicates.vectors import Vectors
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 
 
-def found(products: Products, x, y, threshold: float, rows=None) -> list[tuple[int, int, float]]:
-    pairs = [np.concatenate(part) for part in zip(*products.close_pairs(x, y, threshold, rows), strict=True)]
+def found(products: Products, x, y, threshold: float, cells=None) -> list[tuple[int, int, float]]:
+    pairs = [np.concatenate(part) for part in zip(*products.close_pairs(x, y, threshold, cells), strict=True)]
     return sorted(zip(*(part.tolist() for part in pairs), strict=True))
 
 
@@ -34,21 +35,49 @@ def test_pairs_and_cosines_are_those_of_plain_fp64_whatever_proposes(planted, de
     assert found(products, block, block, 0.9) == expected
     assert len(expected) > 500
 
-    left, right = np.arange(0, 700), np.arange(700, 1_500)
     between = [pair for pair in expected if pair[0] < 700 <= pair[1]]
-    assert found(products, block, block, 0.9, (left, right)) == between
     parts = products.load(vectors[:700])[0], products.load(vectors[700:])[0]
     assert [(i, j + 700, c) for i, j, c in found(products, *parts, 0.9)] == between
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_full_kernel_is_run_again_in_parts(planted, monkeypatch):
-    expected = semantic_edges(planted.vectors, 0.9, device="cpu")
+@pytest.mark.parametrize("device", DEVICES)
+def test_only_rows_of_the_same_cell_are_compared(planted, device):
+    """Rows in cells of 1, 0, 255 and some hundreds: pairs of a cell with itself, and of a row's cell with another's."""
+    products, vectors = Products(device), planted.vectors[-1_500:]
+    block, _ = products.load(vectors)
+    every = torch.arange(len(block), device=products.device)
+    cell = torch.bucketize(every, torch.tensor([0, 255, 600], device=products.device))
+    cell += cell > 0  # none lies in cell 1
+    grouped, moved = Grouped.by_cell(cell, every, 6), Grouped.by_cell((cell + 1) % 6, every, 6)
+    assert np.diff(grouped.bounds).tolist() == [1, 0, 255, 345, 899, 0]
+    of, to = cell.tolist(), moved
+    close = found(products, block, block, 0.9)
+    assert found(products, block, block, 0.9, (grouped, grouped)) == [p for p in close if of[p[0]] == of[p[1]]]
+    both = sorted(close + [(j, i, c) for i, j, c in close])
+    expected = [p for p in both if of[p[0]] == (of[p[1]] + 1) % 6]
+    assert found(products, block, block, 0.9, (grouped, to)) == expected
+    assert len(expected) > 20
+
+
+@on_gpu
+def test_a_full_kernel_is_run_again_in_parts_and_with_more_memory(planted, monkeypatch):
+    from image_curation.duplicates import cuda_cells, cuda_pairs
+
     monkeypatch.setattr(module, "_SMALL_PRODUCT", 0)
-    monkeypatch.setattr(module, "_KERNEL_PAIRS", 2_000)
-    again = semantic_edges(planted.vectors, 0.9, device="cuda")
-    assert (again.a.tolist(), again.b.tolist()) == (expected.a.tolist(), expected.b.tolist())
-    assert again.similarity.tolist() == expected.similarity.tolist()
+    block, _ = Products("cuda").load(planted.vectors)
+    every = torch.arange(len(block), device="cuda")
+    one = (Grouped.by_cell(torch.zeros_like(every), every, 1),) * 2
+    expected = found(Products("cuda"), block, block, 0.9)
+    for search in (
+        lambda room: cuda_pairs.pairs_above(block.unit, block.unit, 0.9, is_same=True, room=room),
+        lambda room: cuda_cells.pairs_in_cells(block.unit, block.unit, one, 0.9, is_same=True, room=room),
+    ):
+        whole, parts = (
+            {(i, j) for a, b in search(room) for i, j in zip(a.tolist(), b.tolist(), strict=True) if i < j}
+            for room in (1 << 20, 3)
+        )
+        assert whole == parts
+        assert {(i, j) for i, j, cosine in expected if cosine > 0.905} <= whole
 
 
 def test_rows_without_a_vector_are_left_out_and_copies_share_a_hash():
@@ -60,25 +89,39 @@ def test_rows_without_a_vector_are_left_out_and_copies_share_a_hash():
     assert hashes[0] == hashes[2] != hashes[1]
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("distance", [0, 4, 8, 16])
-def test_hashes_multiplied_are_as_far_apart_as_hashes_counted(device, distance):
+def near_hashes(distance: int) -> np.ndarray:
+    """Hashes around 40 of chance, up to 19 bits from them, some hundreds of which share a band."""
     rng = np.random.default_rng(distance)
     base = rng.integers(0, 2**64, 40, np.uint64)
     flips = np.array([sum(1 << int(bit) for bit in rng.choice(64, n, replace=False)) for n in range(20)], np.uint64)
-    hashes = np.unique((base[:, None] ^ flips).ravel())
+    crowd = rng.integers(0, 2**48, 300, np.uint64) << np.uint64(16)
+    return np.unique(np.concatenate([(base[:, None] ^ flips).ravel(), crowd]))
 
-    def pairs(batches) -> set[tuple[int, int, int]]:
-        return {
-            (min(i, j), max(i, j), d) for batch in batches for i, j, d in zip(*(p.tolist() for p in batch), strict=True)
-        }
 
+def pairs_of(batches) -> set[tuple[int, int, int]]:
+    return {
+        (min(i, j), max(i, j), d) for batch in batches for i, j, d in zip(*(p.tolist() for p in batch), strict=True)
+    }
+
+
+@pytest.mark.parametrize("distance", [0, 4, 8, 16])
+def test_only_pairs_with_a_new_hash_are_wanted(distance):
+    hashes = near_hashes(distance)
     fresh = np.arange(len(hashes)) % 7 == 0
-    whole = pairs(_near_pairs(hashes, distance))
-    assert pairs(_multiplied(hashes, distance, None, device)) == whole
-    assert pairs(_multiplied(hashes, distance, fresh, device)) == pairs(_near_pairs(hashes, distance, fresh))
-    assert pairs(_near_pairs(hashes, distance, fresh)) == {pair for pair in whole if fresh[pair[0]] or fresh[pair[1]]}
+    whole = pairs_of(_near_pairs(hashes, distance))
+    assert pairs_of(_near_pairs(hashes, distance, fresh)) == {
+        pair for pair in whole if fresh[pair[0]] or fresh[pair[1]]
+    }
     assert distance == 0 or len(whole) > 100
+
+
+@on_gpu
+@pytest.mark.parametrize("distance", [0, 4, 8, 16])
+def test_a_gpu_finds_the_near_hashes_that_a_cpu_finds(distance):
+    hashes = near_hashes(distance)
+    fresh = np.arange(len(hashes)) % 7 == 0
+    assert pairs_of(_near_pairs_on_gpu(hashes, distance)) == pairs_of(_near_pairs(hashes, distance))
+    assert pairs_of(_near_pairs_on_gpu(hashes, distance, fresh)) == pairs_of(_near_pairs(hashes, distance, fresh))
 
 
 def test_an_old_row_of_a_new_hash_is_joined_to_what_the_new_one_is_near_to():

@@ -85,7 +85,7 @@ def copy_of(project: Project, root: Path, cells: bool) -> Project:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(SHARDS), cuts=st.sets(st.integers(1, 4)), block_rows=st.sampled_from([1, 20, 1000]))
 def test_shards_added_in_any_order_and_split_give_the_same_files(whole, tmp_path, monkeypatch, order, cuts, block_rows):
-    monkeypatch.setattr(duplicate_strips, "_BLOCK_ROWS", {"cpu": block_rows})
+    monkeypatch.setattr(duplicate_strips, "_CPU_BLOCK_ROWS", block_rows)
     by_cells = storage.exists(whole[0].cells_url)
     project = copy_of(whole[0], tmp_path / "out", by_cells)
     for end in [*sorted(cuts), len(order)]:
@@ -134,7 +134,7 @@ def test_only_newcomers_are_compared(whole, tmp_path, monkeypatch):
 def test_a_strip_that_fails_keeps_what_the_others_found(whole, tmp_path, monkeypatch):
     by_cells = storage.exists(whole[0].cells_url)
     project = copy_of(whole[0], tmp_path / "out", by_cells)
-    monkeypatch.setattr(duplicate_strips, "_BLOCK_ROWS", {"cpu": 1})
+    monkeypatch.setattr(duplicate_strips, "_CPU_BLOCK_ROWS", 1)
     real, calls = duplicate_strips.build_strip, []
 
     def fails_once(project, generation, strip):
