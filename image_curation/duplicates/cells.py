@@ -182,11 +182,22 @@ class _Finder:
             ghost = within > 0
             doubtful = within.abs_() <= 3 * self._error  # both scores, and the rounding of the distance
             doubtful[torch.arange(len(values), device=values.device), best] = False
-            again |= doubtful.any(1) | (ghost.sum(1) > self._max_ghosts)
+            crowded = ghost.sum(1) > self._max_ghosts
+            if self._dtype == torch.float64:
+                ghost[crowded] = self._nearest(values[crowded], ghost[crowded])
+            else:
+                again |= crowded
+            again |= doubtful.any(1)
         ghost[again] = False
         owner, cell = torch.nonzero(ghost, as_tuple=True)
         rows = torch.nonzero(again)[:, 0]
         return self._done_again(values, rows, best, owner, cell) if len(rows) else (best, owner, cell)
+
+    def _nearest(self, values: torch.Tensor, ghost: torch.Tensor) -> torch.Tensor:
+        """Of the ghost cells bool [m, k] of rows whose scores are exact, as many of the nearest as there may be."""
+        scores = (values.to(self._dtype) @ self._centroids.T).masked_fill_(~ghost, -torch.inf)
+        nearest = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, : self._max_ghosts]
+        return torch.zeros_like(ghost).scatter_(1, nearest, value=True)
 
     def _done_again(
         self, values: torch.Tensor, rows: torch.Tensor, best: torch.Tensor, owner: torch.Tensor, cell: torch.Tensor
