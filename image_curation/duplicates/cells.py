@@ -112,7 +112,7 @@ def train_cells(
     Raises:
         ConfigError: the sample holds no vector at all, or `n_cells` is below 1.
     """
-    products = Products("cpu")
+    products = Products(device)
     block, _ = products.load(sample)
     _, distinct = np.unique(products.row_hashes(block).cpu().numpy(), return_index=True)  # in an order of their own
     if n_cells < 1 or len(distinct) == 0:
