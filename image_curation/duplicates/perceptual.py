@@ -122,21 +122,21 @@ def _all_edges(
 def _near_pairs_on_gpu(
     hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
-    """As `_near_pairs`, but that pairs which are near in several bands come for each."""
+    """As `_near_pairs`."""
     import torch
 
     from image_curation.duplicates.cuda_hashes import near_in_buckets
 
-    for band, radius in enumerate(_band_radii(max_distance)):
-        if radius < 0:
-            continue
+    radii = np.array(_band_radii(max_distance))
+    for band in np.flatnonzero(radii >= 0).tolist():
         order, bounds = _buckets(hashes, band)
         ranked, edges = (torch.from_numpy(a).cuda() for a in (hashes[order].view(np.int64), bounds))
-        for places in near_in_buckets(ranked, edges, _masks(radius), max_distance):
+        for places in near_in_buckets(ranked, edges, _masks(radii[band]), max_distance):
             i, j = (order[place.cpu().numpy()] for place in places)
+            wanted = ~_met_before(hashes[i], hashes[j], radii[:band])
             if fresh is not None:
-                asked = fresh[i] | fresh[j]
-                i, j = i[asked], j[asked]
+                wanted = wanted & (fresh[i] | fresh[j])
+            i, j = i[wanted], j[wanted]
             yield i, j, hamming(hashes[i], hashes[j]).astype(np.int64)
 
 
@@ -173,9 +173,14 @@ def _near_pairs(
         for i, j in _candidates(values[:, band], bounds, _masks(radii[band]), askers):
             distance = hamming(ranked[i], ranked[j])
             near = np.flatnonzero((distance <= max_distance) & (i != j))  # with `askers`, each meets itself
-            i, j = i[near], j[near]
-            met_before = (np.bitwise_count(values[i, :band] ^ values[j, :band]) <= radii[:band]).any(axis=1)
-            yield order[i[~met_before]], order[j[~met_before]], distance[near[~met_before]].astype(np.int64)
+            near = near[~_met_before(ranked[i[near]], ranked[j[near]], radii[:band])]
+            yield order[i[near]], order[j[near]], distance[near].astype(np.int64)
+
+
+def _met_before(x: Hashes, y: Hashes, radii: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether x[i] and y[i] are within the radius of one of the first bands, and so came up there."""
+    near = np.bitwise_count(_bands(x ^ y)[:, : len(radii)]) <= radii
+    return np.asarray(near.any(axis=1))
 
 
 def _bands(hashes: Hashes) -> npt.NDArray[np.uint16]:
