@@ -18,6 +18,8 @@ from image_curation.training.epochs import Policy, batches_of, check_epochs
 from image_curation.training.pipelines import READER, Look, Reading, reading_pipeline
 from image_curation.training.views import write_view
 
+_COUNT = 8  # bytes of a state that say how many batches of its epoch are done; DALI's checkpoint follows
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,6 +41,9 @@ class Loader(Protocol):
 
     def state(self) -> bytes:
         """What a loader made of the same settings needs to go on from here."""
+
+    def close(self) -> None:
+        """Stop what works ahead. The loader cannot be used afterwards."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class DaliLoader:
 
     def __init__(self, dataset: Dataset, feed: Feed, state: bytes | None = None) -> None:
         policy = check_epochs(feed.pad_last_batch, feed.policy)
+        self._done = int.from_bytes(state[:_COUNT]) if state else 0
         self.steps = steps_of(dataset, feed, policy)
+        self._restored_at_end = self._done == self.steps  # there DALI goes on with the next epoch at once
         self._dataset = dataset
         self._labels = torch.from_numpy(dataset.labels)
         if feed.device_id is not None:
@@ -100,10 +107,14 @@ class DaliLoader:
             device_id=feed.device_id,
             seed=seed_of_shard(feed),
             prefetch_queue_depth=feed.prefetch,
-            **({} if state is None else {"checkpoint": state}),
+            **({"checkpoint": state[_COUNT:]} if state else {}),
         )
         self._iterator: Any = DALIClassificationIterator(
-            [pipeline], reader_name=READER, last_batch_policy=LastBatchPolicy[policy.upper()], auto_reset=True
+            [pipeline],
+            reader_name=READER,
+            last_batch_policy=LastBatchPolicy[policy.upper()],
+            auto_reset=True,
+            prepare_first_batch=False,  # what is wrong with it is to be said by `epoch`
         )
 
     def epoch(self) -> Iterator[Batch]:
@@ -112,23 +123,30 @@ class DaliLoader:
         Raises:
             TrainingError: DALI cannot read or decode something. The loader cannot be used after that.
         """
-        while True:
+        while not self._restored_at_end:
             try:
                 (outputs,) = next(self._iterator)
             except StopIteration:
-                return
+                break
             except RuntimeError as error:
                 raise TrainingError(
                     f"DALI lost a batch of {self._dataset.place}: {_first_line(error)}. If an image changed or its "
                     "check was left out: train with --check decode, which leaves out what cannot be decoded."
                 ) from error
             rows = outputs["label"].reshape(-1)
+            self._done += 1
             yield Batch(outputs["data"], self._labels[rows], rows)
+        self._done, self._restored_at_end = 0, False
 
     def state(self) -> bytes:
         """See `Loader`. Some kB, and in the format of the DALI that is installed."""
         (checkpoint,) = self._iterator.checkpoints()
-        return checkpoint if isinstance(checkpoint, bytes) else checkpoint.encode()
+        return self._done.to_bytes(_COUNT) + checkpoint
+
+    def close(self) -> None:
+        """See `Loader`."""
+        del self._iterator
+        self._folder.cleanup()
 
 
 def steps_of(dataset: Dataset, feed: Feed, policy: Policy) -> int:
@@ -151,7 +169,9 @@ def steps_of(dataset: Dataset, feed: Feed, policy: Policy) -> int:
 
 def _reading(dataset: Dataset, feed: Feed, folder: Path) -> Reading:
     seed = feed.seed if feed.look.train else None
-    common = Reading([], None, None, feed.shard, feed.shards, feed.seed, feed.look.train, feed.pad_last_batch, feed.buffer)
+    common = Reading(
+        [], None, None, feed.shard, feed.shards, feed.seed, feed.look.train, feed.pad_last_batch, feed.buffer
+    )
     if dataset.packed:
         paths, indices = write_view(dataset, folder, seed)
         return replace(common, paths=paths, indices=indices)
@@ -165,6 +185,7 @@ def seed_of_shard(feed: Feed) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "Failed to decode" in line or "Error in" in line or "nvImageCodec" in line]
-    return (named or lines or ["no reason given"])[0].strip()
+    """The line that says most of what DALI says over many."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = (line for sign in ("Failed to decode", "failure", "Error in") for line in lines if sign in line)
+    return next(telling, lines[0] if lines else "no reason given")

@@ -6,7 +6,7 @@ send the bytes of each image to the pipeline (DALI Proxy), which runs in this pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,23 +30,32 @@ class ProxyLoader:
 
     Args:
         dataset, feed, state: as for `DaliLoader`.
-        workers: processes that read; 0 reads in this one.
+        workers: processes that read, at least one.
     """
 
     def __init__(self, dataset: Dataset, feed: Feed, state: bytes | None = None, workers: int = 2) -> None:
         self._policy = check_epochs(feed.pad_last_batch, feed.policy)
         self.steps = steps_of(dataset, feed, self._policy)
-        self._dataset, self._feed, self._workers = dataset, feed, workers
+        self._dataset, self._feed = dataset, feed
         self._epoch, self._done = (int(n) for n in state.split()) if state else (0, 0)
         _allow_cpu_torch()
-        self._pipeline = proxy_pipeline(
+        pipeline = proxy_pipeline(
             feed.look,
             batch_size=feed.batch_size,
             num_threads=feed.threads,
             device_id=feed.device_id,
             seed=seed_of_shard(feed),
-            prefetch_queue_depth=feed.prefetch,
+            prefetch_queue_depth=max(feed.prefetch, 2 * workers),  # each worker sends two batches ahead
         )
+        self._server = dali_proxy.DALIServer(pipeline, deterministic=True)
+        self._loader = dali_proxy.DataLoader(
+            self._server,
+            _Encoded(dataset, self._server.proxy),
+            batch_sampler=_Batches(self.rest_of_epoch),
+            num_workers=workers,
+            multiprocessing_context="fork",  # the proxy cannot be sent to a process of another kind
+        )
+        self._running: Iterator[Any] | None = None
 
     def epoch(self) -> Iterator[Batch]:
         """See `Loader`.
@@ -54,27 +63,29 @@ class ProxyLoader:
         Raises:
             TrainingError: an image could not be decoded.
         """
-        batches = _batches(self._order(), self._feed.batch_size, self._policy)[self._done :]
-        with dali_proxy.DALIServer(self._pipeline, deterministic=True) as server:
-            loader = dali_proxy.DataLoader(
-                server,
-                _Encoded(self._dataset, server.proxy),
-                batch_sampler=batches,
-                num_workers=self._workers,
-                multiprocessing_context="spawn" if self._workers else None,  # DALI's threads do not survive a fork
-            )
-            try:
-                for images, rows in loader:
-                    self._done += 1
-                    on = images.device
-                    yield Batch(images, torch.from_numpy(self._dataset.labels)[rows].to(on), rows.to(on))
-            except RuntimeError as error:
-                raise TrainingError(f"DALI Proxy lost a batch of {self._dataset.place}: {error}") from error
-        self._epoch, self._done = self._epoch + 1, 0
+        labels = torch.from_numpy(self._dataset.labels)
+        if self._running is None:
+            self._running = iter(self._loader)
+        try:
+            for images, rows in self._running:
+                self._done += 1
+                yield Batch(images, labels[rows].to(images.device), rows.to(images.device))
+        except RuntimeError as error:
+            raise TrainingError(f"DALI Proxy lost a batch of {self._dataset.place}: {error}") from error
+        self._running, self._epoch, self._done = None, self._epoch + 1, 0
 
     def state(self) -> bytes:
         """See `Loader`."""
         return f"{self._epoch} {self._done}".encode()
+
+    def close(self) -> None:
+        """See `Loader`. DALI's server looks up every five seconds only."""
+        self._running = None
+        self._server.stop_thread()
+
+    def rest_of_epoch(self) -> list[list[int]]:
+        """The rows of the batches that are left of this epoch."""
+        return _batches(self._order(), self._feed.batch_size, self._policy)[self._done :]
 
     def _order(self) -> list[int]:
         """This shard's rows of the epoch, in order; DROP and FILL give all shards equally many."""
@@ -86,6 +97,16 @@ class ProxyLoader:
         elif self._policy == "drop":
             order = order[: n - n % feed.shards]
         return [int(row) for row in order[feed.shard :: feed.shards]]
+
+
+class _Batches:
+    """What `rest` says at the time, each time that the DataLoader begins anew."""
+
+    def __init__(self, rest: Callable[[], list[list[int]]]) -> None:
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._rest())
 
 
 class _Encoded(TorchDataset[Any]):

@@ -40,7 +40,11 @@ def unreadable(dataset: Dataset, rows: Sequence[int], threads: int) -> dict[int,
     check_decoder(_decoder(), "on the CPU")
     blocks = np.array_split(np.array(rows, dtype=np.int64), max(1, len(rows) // 64))
     with ThreadPoolExecutor(threads, thread_name_prefix="readable") as pool:
-        return {row: reason for found in pool.map(look, [block.tolist() for block in blocks]) for row, reason in found.items()}
+        return {
+            row: reason
+            for found in pool.map(look, [block.tolist() for block in blocks])
+            for row, reason in found.items()
+        }
 
 
 def image_bytes(dataset: Dataset, row: int) -> bytes:

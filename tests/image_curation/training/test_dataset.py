@@ -34,7 +34,9 @@ def test_tars_are_labelled_by_cls_or_by_a_field_of_their_json(tars, workshop, fi
 
 
 def test_whole_numbers_are_sorted_as_numbers(tmp_path, workshop):
-    members = {f"{i}.{field}": data for i in range(11) for field, data in (("jpg", workshop.photo(i)), ("cls", b"%d" % i))}
+    members = {
+        f"{i}.{field}": data for i in range(11) for field, data in (("jpg", workshop.photo(i)), ("cls", b"%d" % i))
+    }
     assert open_dataset(str(workshop.source(tmp_path, {"a": members}))).classes == tuple(map(str, range(11)))
 
 
@@ -50,7 +52,9 @@ def test_release_is_read_by_its_index_and_named_by_its_manifest(release, worksho
 
 
 def test_samples_without_the_field_are_named(tars):
-    with pytest.raises(TrainingError, match=r"139 of 139 samples have no class in 'tree.age'.*part-0/000, part-0/001.*134 more"):
+    with pytest.raises(
+        TrainingError, match=r"139 of 139 samples have no class in 'tree.age'.*part-0/000, part-0/001.*134 more"
+    ):
         open_dataset(str(tars), "tree.age")
 
 
@@ -60,7 +64,9 @@ def test_a_field_that_holds_an_object_is_no_class(tars):
 
 
 def test_validation_samples_of_a_strange_class_are_named(tars):
-    with pytest.raises(TrainingError, match=r"46 of 139 samples have a class that the model is not trained on: part-0/002 \(cedar\)"):
+    with pytest.raises(
+        TrainingError, match=r"46 of 139 samples have a class that the model is not trained on: part-0/002 \(cedar\)"
+    ):
         open_dataset(str(tars), "tree.genus", classes=("ash", "beech"))
 
 
@@ -88,8 +94,10 @@ def test_a_release_with_a_torn_tar_is_refused(release, tmp_path):
 
 
 def test_what_dali_cannot_decode_is_left_out_and_counted(tmp_path, workshop, write_folders):
-    good = {f"a/{i}.{ending}": workshop.photo(i, kind=kind) for i, (ending, kind) in enumerate(
-        [("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])}
+    good = {
+        f"a/{i}.{ending}": workshop.photo(i, kind=kind)
+        for i, (ending, kind) in enumerate([("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])
+    }
     bad = {
         "b/cut.jpg": workshop.photo(5)[:-40],
         "b/text.jpg": b"<html>",

@@ -6,9 +6,11 @@ import pytest
 from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
 
 from image_curation.errors import ConfigError
+from image_curation.training.dataset import open_dataset
 from image_curation.training.epochs import check_epochs
-from image_curation.training.loaders import DaliLoader, Feed
+from image_curation.training.loaders import DaliLoader, Feed, steps_of
 from image_curation.training.pipelines import READER, Look, Reading, reading_pipeline
+from image_curation.training.proxy import ProxyLoader
 
 EPOCHS, BATCH = 6, 16  # without padding, DROP keeps its word for three epochs and breaks it in the fourth
 SHARDS = pytest.mark.parametrize("shards", [1, 2, 3])
@@ -118,3 +120,25 @@ def test_batches_that_no_shard_could_fill_are_refused(dataset):
 def test_more_processes_than_images_are_refused(dataset):
     with pytest.raises(ConfigError, match="139 images, which should be >= 200 processes"):
         DaliLoader(dataset, Feed(Look(8, True), 1, shard=0, shards=200))
+
+
+@SHARDS
+@pytest.mark.parametrize("policy", ["partial", "drop", "fill"])
+def test_proxy_plans_epochs_that_keep_the_same_words(folders, shards, policy):
+    """What each shard's workers are told to read; no worker is started for it."""
+    dataset = open_dataset(str(folders))
+    feeds = [Feed(Look(8, True), BATCH, 1, shard, shards, policy) for shard in range(shards)]
+    orders = set()
+    for epoch in range(3):
+        parts = [ProxyLoader(dataset, feed, b"%d 0" % epoch).rest_of_epoch() for feed in feeds]
+        rows = [row for part in parts for batch in part for row in batch]
+        assert max(map(len, parts)) == steps_of(dataset, feeds[0], policy)
+        orders.add(tuple(rows))
+        if policy != "partial":
+            assert {len(part) for part in parts} == {steps_of(dataset, feeds[0], policy)}
+            assert {len(batch) for part in parts for batch in part} == {BATCH}
+        if policy != "drop":
+            assert set(rows) == set(range(139))
+        if policy != "fill":
+            assert len(rows) == len(set(rows))
+    assert len(orders) == 3

@@ -1,6 +1,7 @@
 """Loaders: the same order again from a stored place, pixels as other libraries see them, DALI Proxy, what goes wrong."""
 
 import io
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -25,13 +26,14 @@ def take(loader, batches: int) -> list[torch.Tensor]:
     """Rows and images of the next batches, across epochs."""
     found = []
     while len(found) < batches:
-        epoch = [batch for batch, _ in zip(loader.epoch(), range(batches - len(found)), strict=False)]
+        epoch = [batch for _, batch in zip(range(batches - len(found)), loader.epoch(), strict=False)]
         found += [(batch.rows.clone(), batch.images.clone()) for batch in epoch]
     return found
 
 
-@pytest.mark.parametrize("augmentation", ["none", "auto", "trivial"])
-@pytest.mark.parametrize(("shard", "shards"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("augmentation", "shard", "shards"), [("none", 0, 1), ("none", 1, 2), ("trivial", 0, 1), ("auto", 1, 2)]
+)
 def test_restored_mid_epoch_the_rest_and_the_next_epochs_are_bit_identical(dataset, shard, shards, augmentation):
     how = feed(shard=shard, shards=shards, augmentation=augmentation, seed=7, buffer=40)
     loader = DaliLoader(dataset, how)
@@ -76,7 +78,7 @@ def test_samples_of_all_tars_are_mixed_even_with_a_small_buffer(tars):
 
 
 def test_validation_pixels_are_pillows(dataset):
-    """DALI's triangular filter is Pillow's BILINEAR; half a pixel of geometry is left between them."""
+    """DALI's linear filter with antialiasing is Pillow's BILINEAR; fractions of a pixel are left between them."""
     loader = DaliLoader(dataset, feed(train=False, policy="partial"))
     batch = next(loader.epoch())
     distances = []
@@ -86,14 +88,14 @@ def test_validation_pixels_are_pillows(dataset):
             pillow = Image.open(io.BytesIO(file.read(dataset.size[row]))).convert("RGB")
         short = round(32 * 256 / 224)
         width, height = (round(side * short / min(pillow.size)) for side in pillow.size)
-        left, top = round((width - 32) / 2), round((height - 32) / 2)
+        left, top = (width - 31) // 2, (height - 31) // 2
         expected = np.asarray(pillow.resize((width, height), Image.Resampling.BILINEAR), np.float32)
         expected = expected[top : top + 32, left : left + 32]
         found = image.permute(1, 2, 0).numpy() * np.array(STD) + np.array(MEAN)
         distances.append(np.abs(found - expected).mean())
     assert len(distances) == BATCH
-    assert max(distances) < 4
-    assert np.mean(distances) < 2
+    assert max(distances) < 2
+    assert np.mean(distances) < 1
 
 
 def test_training_crops_are_random_mirrored_and_normalized(workshop, write_folders, tmp_path):
@@ -131,41 +133,29 @@ def test_image_that_broke_since_it_was_listed_is_an_error_that_says_what_to_do(w
         list(DaliLoader(dataset, feed(policy="partial")).epoch())
 
 
-@pytest.mark.parametrize("policy", ["partial", "drop", "fill"])
-@pytest.mark.parametrize("shards", [1, 3])
-def test_proxy_keeps_the_word_of_each_policy(dataset, policy, shards):
-    loaders = [ProxyLoader(dataset, feed(policy=policy, shard=i, shards=shards), workers=0) for i in range(shards)]
-    orders = set()
-    for _ in range(2):
-        parts = [[batch for batch in loader.epoch()] for loader in loaders]
-        rows = [row for part in parts for batch in part for row in batch.rows.tolist()]
-        assert max(map(len, parts)) == loaders[0].steps
-        if policy != "partial":
-            assert {len(part) for part in parts} == {loaders[0].steps}
-        if policy != "drop":
-            assert set(rows) == set(range(139))
-        if policy != "fill":
-            assert len(rows) == len(set(rows))
-        orders.add(tuple(rows))
-    assert len(orders) == 2
-
-
 def test_proxy_with_workers_gives_images_and_labels_of_their_rows(tars):
     dataset = open_dataset(str(tars))
     how = feed(train=False, policy="partial")
-    expected = {row: image for rows, images in take(DaliLoader(dataset, how), 9) for row, image in zip(rows.tolist(), images, strict=True)}
+    expected = {
+        row: image
+        for rows, images in take(DaliLoader(dataset, how), 9)
+        for row, image in zip(rows.tolist(), images, strict=True)
+    }
     seen = 0
-    for batch in ProxyLoader(dataset, how, workers=2).epoch():
-        assert batch.labels.tolist() == dataset.labels[batch.rows.numpy()].tolist()
-        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
-            assert torch.equal(image, expected[row])
-            seen += 1
+    with closing(ProxyLoader(dataset, how, workers=2)) as loader:
+        for batch in loader.epoch():
+            assert batch.labels.tolist() == dataset.labels[batch.rows.numpy()].tolist()
+            for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+                assert torch.equal(image, expected[row])
+                seen += 1
     assert seen == 139
 
 
-def test_proxy_restored_mid_epoch_goes_on_with_the_same_order(dataset):
-    loader = ProxyLoader(dataset, feed(seed=3), workers=0)
-    take(loader, loader.steps + 2)
-    state = loader.state()
-    expected = [rows.tolist() for rows, _ in take(loader, 10)]
-    assert [rows.tolist() for rows, _ in take(ProxyLoader(dataset, feed(seed=3), state, workers=0), 10)] == expected
+def test_proxy_restored_mid_epoch_goes_on_with_the_same_order(tars):
+    dataset, how = open_dataset(str(tars)), feed(seed=3, shard=1, shards=2)
+    with closing(ProxyLoader(dataset, how, workers=1)) as loader:
+        take(loader, loader.steps + 2)
+        state = loader.state()
+        expected = [rows.tolist() for rows, _ in take(loader, 10)]
+    with closing(ProxyLoader(dataset, how, state, workers=2)) as again:
+        assert [rows.tolist() for rows, _ in take(again, 10)] == expected
