@@ -10,15 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
+from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 
 from image_curation.errors import ConfigError, TrainingError
 from image_curation.training.dataset import Dataset
 from image_curation.training.epochs import Policy, batches_of, check_epochs
 from image_curation.training.pipelines import READER, Look, Reading, reading_pipeline
 from image_curation.training.views import write_view
-
-_COUNT = 8  # bytes of a state that say how many batches of its epoch are done; DALI's checkpoint follows
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ class DaliLoader:
 
     def __init__(self, dataset: Dataset, feed: Feed, state: bytes | None = None) -> None:
         policy = check_epochs(feed.pad_last_batch, feed.policy)
-        self._done = int.from_bytes(state[:_COUNT]) if state else 0
         self.steps = steps_of(dataset, feed, policy)
-        self._restored_at_end = self._done == self.steps  # there DALI goes on with the next epoch at once
         self._dataset = dataset
         self._labels = torch.from_numpy(dataset.labels)
         if feed.device_id is not None:
@@ -107,14 +104,14 @@ class DaliLoader:
             device_id=feed.device_id,
             seed=seed_of_shard(feed),
             prefetch_queue_depth=feed.prefetch,
-            **({"checkpoint": state[_COUNT:]} if state else {}),
+            **({"checkpoint": state} if state else {}),
         )
         self._iterator: Any = DALIClassificationIterator(
             [pipeline],
             reader_name=READER,
             last_batch_policy=LastBatchPolicy[policy.upper()],
             auto_reset=True,
-            prepare_first_batch=False,  # what is wrong with it is to be said by `epoch`
+            prepare_first_batch=False,  # else its errors come here, and a place at an epoch's end is lost
         )
 
     def epoch(self) -> Iterator[Batch]:
@@ -123,25 +120,23 @@ class DaliLoader:
         Raises:
             TrainingError: DALI cannot read or decode something. The loader cannot be used after that.
         """
-        while not self._restored_at_end:
+        while True:
             try:
                 (outputs,) = next(self._iterator)
             except StopIteration:
-                break
+                return
             except RuntimeError as error:
                 raise TrainingError(
                     f"DALI lost a batch of {self._dataset.place}: {_first_line(error)}. If an image changed or its "
                     "check was left out: train with --check decode, which leaves out what cannot be decoded."
                 ) from error
             rows = outputs["label"].reshape(-1)
-            self._done += 1
             yield Batch(outputs["data"], self._labels[rows], rows)
-        self._done, self._restored_at_end = 0, False
 
     def state(self) -> bytes:
         """See `Loader`. Some kB, and in the format of the DALI that is installed."""
-        (checkpoint,) = self._iterator.checkpoints()
-        return self._done.to_bytes(_COUNT) + checkpoint
+        checkpoint: bytes = self._iterator.checkpoints()[0]
+        return checkpoint
 
     def close(self) -> None:
         """See `Loader`."""

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from nvidia.dali import fn, pipeline_def
+from nvidia.dali import fn as dali_fn
 from nvidia.dali import types as dali_types
 from nvidia.dali.auto_aug import auto_augment, trivial_augment
+from nvidia.dali.pipeline import pipeline_def
 
 from image_curation.training.views import DIGITS, FIELD
 
-types: Any = dali_types  # its members are made while it is imported
+fn: Any = dali_fn
+types: Any = dali_types  # members of both are made while they are imported
 
 Augmentation = Literal["none", "auto", "trivial"]
 READER = "reader"
@@ -52,14 +54,14 @@ class Reading:
     buffer: int
 
 
-@pipeline_def(exec_dynamic=True, enable_conditionals=True, enable_checkpointing=True)
+@pipeline_def(exec_dynamic=True, enable_conditionals=True, enable_checkpointing=True)  # type: ignore
 def reading_pipeline(reading: Reading, look: Look) -> tuple[Any, Any]:
     """Images, float [3, size, size], and row numbers, int64 [1], of a reader's share."""
     encoded, row = _read_tars(reading) if reading.indices is not None else _read_files(reading)
     return seen(encoded, look), row.gpu() if look.device == "gpu" else row
 
 
-@pipeline_def(exec_dynamic=True, enable_conditionals=True)
+@pipeline_def(exec_dynamic=True, enable_conditionals=True)  # type: ignore
 def proxy_pipeline(look: Look) -> Any:
     """Images, float [3, size, size], of encoded ones that somebody else reads and sends."""
     return seen(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True), look)
@@ -92,9 +94,9 @@ def _random_view(encoded: Any, look: Look) -> Any:
     images = _on(images, look)
     images = fn.resize(images, size=[float(look.size)] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
     if look.augmentation == "auto":
-        return auto_augment.auto_augment_image_net(images, shape=[look.size, look.size])
+        return auto_augment.auto_augment_image_net(images, shape=(look.size, look.size))
     if look.augmentation == "trivial":
-        return trivial_augment.trivial_augment_wide(images, shape=[look.size, look.size])
+        return trivial_augment.trivial_augment_wide(images, shape=(look.size, look.size))
     return images
 
 
@@ -127,8 +129,8 @@ def _read_files(reading: Reading) -> tuple[Any, Any]:
 
 
 def _read_tars(reading: Reading) -> tuple[Any, Any]:
-    """Slices of tars are shuffled after each epoch, and their samples in a buffer. The row stands in the source info."""
-    encoded = fn.readers.webdataset(
+    """Slices of tars are shuffled after each epoch, their samples in a buffer. The row stands in the source info."""
+    encoded: Any = fn.readers.webdataset(
         paths=reading.paths,
         index_paths=reading.indices,
         ext=[FIELD],

@@ -1,4 +1,4 @@
-"""A dataset -> epochs of batches by PyTorch's DataLoader, whose workers read and sample while one DALI pipeline decodes.
+"""A dataset -> epochs of batches by PyTorch's DataLoader: its workers read and sample, one DALI pipeline decodes.
 
 For data that DALI has no reader for, or orders of its own: what is sampled is Python, what costs time is DALI. Workers
 send the bytes of each image to the pipeline (DALI Proxy), which runs in this process and has the GPU to itself.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali.plugin.pytorch.experimental import proxy as dali_proxy
+from nvidia.dali.plugin.pytorch.experimental import proxy
 from torch.utils.data import Dataset as TorchDataset
 
 from image_curation.errors import TrainingError
@@ -20,6 +20,8 @@ from image_curation.training.epochs import check_epochs
 from image_curation.training.loaders import Batch, Feed, seed_of_shard, steps_of
 from image_curation.training.pipelines import proxy_pipeline
 from image_curation.training.readable import image_bytes
+
+dali_proxy: Any = proxy  # it has no types
 
 
 class ProxyLoader:

@@ -15,7 +15,7 @@ Span = tuple[int, int]  # offset and bytes in the tar
 
 
 class Packed(NamedTuple):
-    """A sample in a tar: the tar's position among the files, and the spans of its image and of each sidecar by field."""
+    """A sample in a tar: the tar's position among the files, the spans of its image and of each sidecar by field."""
 
     key: str
     file: int

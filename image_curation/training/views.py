@@ -1,11 +1,11 @@
 """A dataset in tars -> index files that show DALI's webdataset reader its images, and nothing else, in mixed order.
 
-A release carries such index files, with every member of every sample. A view holds the images of the dataset alone, each
-named for its row number, which comes back from the reader as the source of the sample. So whatever is trained on, left out
-or held out is said by an index, and no tar is written again.
+A release carries such index files, with every member of every sample. A view holds the images of the dataset alone,
+each named for its row number, which comes back from the reader as the source of the sample. So whatever is trained on,
+left out or held out is said by an index, and no tar is written again.
 
-Samples of one class lie side by side in many a release, and the reader shuffles only what its buffer holds. So a view for
-training cuts the rows of each tar, in random order, into slices, and the slices of all tars follow each other at random.
+Samples of one class lie side by side in many a release, and the reader shuffles only what its buffer holds. So a view
+for training cuts the rows of each tar, in random order, into slices, and mixes the slices of all tars.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Loaders: the same order again from a stored place, pixels as other libraries see them, DALI Proxy, what goes wrong."""
+"""Loaders: the same order again from a stored place, pixels as others see them, DALI Proxy, what goes wrong."""
 
 import io
 from contextlib import closing
@@ -48,15 +48,16 @@ def test_restored_mid_epoch_the_rest_and_the_next_epochs_are_bit_identical(datas
         assert torch.equal(images, images_again)
 
 
-def test_state_at_the_end_of_an_epoch_gives_an_empty_rest(dataset):
-    loader = DaliLoader(dataset, feed())
+@pytest.mark.parametrize("policy", ["partial", "drop", "fill"])
+def test_state_at_the_end_of_an_epoch_gives_an_empty_rest(dataset, policy):
+    loader = DaliLoader(dataset, feed(policy=policy))
     epoch = loader.epoch()
     for _ in range(loader.steps):
         next(epoch)
     state = loader.state()
     assert list(epoch) == []
     following = [batch.rows.tolist() for batch in loader.epoch()]
-    again = DaliLoader(dataset, feed(), state)
+    again = DaliLoader(dataset, feed(policy=policy), state)
     assert list(again.epoch()) == []
     assert [batch.rows.tolist() for batch in again.epoch()] == following
 
