@@ -18,7 +18,7 @@ def save_checkpoint(url: str, made_by: dict[str, Any], state: dict[str, Any]) ->
     """Write `state`: tensors, numbers, texts, lists, dicts. `made_by` says in what a training must agree to go on."""
     sink = io.BytesIO()
     torch.save({"made_by": made_by | {"layout": LAYOUT}, "state": state}, sink)
-    storage.write_bytes(url, sink.getbuffer())
+    storage.write_bytes(url, sink.getvalue())
 
 
 def load_checkpoint(url: str, made_by: dict[str, Any]) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ class Learner:
             scores = self._trained(batch.images.contiguous(memory_format=torch.channels_last))
             loss = cross_entropy(scores.float(), batch.labels, label_smoothing=self._config.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.step += 1
         if self.averaged:
