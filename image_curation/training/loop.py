@@ -171,7 +171,8 @@ class _Training:
     def _save(self, epoch: int) -> None:
         """A checkpoint of all processes: what they share from the first, what each has of its own from each."""
         own = self._processes.gathered((packed(self._loader.state()), self._chance()))
-        if self._processes.first:
+        if self._log:
+            self._log.close()  # before the checkpoint: what is not in it is logged again
             state = self._learner.state() | {
                 "epoch": epoch,
                 "loaders": [loader for loader, _ in own],

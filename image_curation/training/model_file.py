@@ -69,8 +69,16 @@ def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: Mapping[s
     if "manifest_sha256" in card["source"]:
         metadata["release_manifest_sha256"] = card["source"]["manifest_sha256"]
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    storage.write_bytes(storage.join(folder, MODEL), safetensors.torch.save(tensors, metadata))
+    storage.write_bytes(storage.join(folder, MODEL), _in_order(safetensors.torch.save(tensors, metadata)))
     storage.write_bytes(storage.join(folder, CARD), json.dumps(card, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with the names in its header sorted: safetensors writes metadata in an order of the moment."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def load_model(path: str) -> tuple[nn.Module, dict[str, Any]]:
