@@ -9,6 +9,7 @@ windows that the log has, without the first two of a run; the last column is the
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -62,7 +63,8 @@ def rate_of(options: argparse.Namespace, loader: str, processes: int, images: in
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         words += ["-m", "image_curation", "train", options.shards, out, "--model", options.model]
         words += ["--label-field", options.label_field, "--device", options.device]
-        subprocess.run([*words, *(word for pair in given for word in ("--set", pair))], check=True)
+        words += [word for pair in given for word in ("--set", pair)]
+        subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # as torchrun sets it above one
         lines = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
     return [line["images_per_s"] for line in lines if line["event"] == "train"][2:]
 
