@@ -13,6 +13,7 @@ from assets.known_matches import known_matches
 from assets.scores import aesthetic_scores, nsfw_scores
 from assets.selection import selection
 from assets.shard_index import shard_index
+from assets.trained_classifier import trained_classifier
 from resources.cluster import DaskResource
 from resources.curation import Curation
 
@@ -29,6 +30,7 @@ defs = dg.Definitions(
         selection,
         curated_shards,
         curation_report,
+        trained_classifier,
     ],
     asset_checks=checks,
     jobs=[curate],

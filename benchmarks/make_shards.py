@@ -2,8 +2,9 @@
 
     python benchmarks/make_shards.py PHOTOS OUT --images 20000 [--per-shard 1000] [--corrupt 0.01]
 
-PHOTOS holds tars of JPEGs. With --corrupt, that share of the images is damaged (cut off, zeroed, replaced by text or
-emptied), the same ones each time and spread over all shards. The others have the same bytes as without it.
+PHOTOS holds tars of JPEGs. The JSON says which photo an image was cut from: a class that can be learned. With
+--corrupt, that share of the images is damaged (cut off, zeroed, replaced by text or emptied), the same ones each time
+and spread over all shards. The others have the same bytes as without it.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def _write_shard(photos: Path, out: Path, per_shard: int, images: int, corrupt: 
             for name, data in (
                 (f"{key}.jpg", image),
                 (f"{key}.txt", f"photo number {number}".encode()),
-                (f"{key}.json", json.dumps({"number": number}).encode()),
+                (f"{key}.json", json.dumps({"number": number, "photo": number % len(originals)}).encode()),
             ):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)

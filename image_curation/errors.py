@@ -9,7 +9,9 @@ CurationError
 ├── NoHead            no score head fits the encoder                the score is null, with this reason
 ├── ArtifactError     an artifact is missing, foreign or damaged    the step stops
 ├── ClusterError      the Dask cluster cannot be started or used    the step stops
-└── ReleaseError      a release does not hold what it should        the release is not published
+├── ReleaseError      a release does not hold what it should        the release is not published
+└── TrainingError     a dataset cannot be trained on, or a loop     the training stops
+                      cannot go on from its checkpoint
 """
 
 
@@ -55,3 +57,7 @@ class ClusterError(CurationError):
 
 class ReleaseError(CurationError):
     """A release does not hold what its selection says."""
+
+
+class TrainingError(CurationError):
+    """A dataset cannot be trained on as it is, or a training cannot go on from its checkpoint."""

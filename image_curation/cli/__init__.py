@@ -22,7 +22,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command. What goes wrong for a known reason is told in a sentence, not a traceback."""
-    from image_curation.cli import curate, demo, doctor, fetch, inspect, policy, preview, report, why
+    from image_curation.cli import curate, demo, doctor, fetch, inspect, policy, preview, report, train, why
 
     commands = (
         demo.demo,
@@ -31,6 +31,7 @@ def main() -> None:
         why.why,
         preview.preview,
         report.report,
+        train.train,
         policy.policy,
         fetch.fetch,
         doctor.doctor,
