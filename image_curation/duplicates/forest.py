@@ -33,22 +33,23 @@ def maximum_spanning_forest(edges: Edges, n: int) -> Edges:
         return edges
     if edges.b.max() >= n:
         raise ValueError(f"row {edges.b.max()} of an edge should be < n={n}")
-    edges = _best_of_each_pair(edges.take(np.lexsort((edges.b, edges.a, edges.kind, -edges.similarity))))
-    rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
+    edges = _ranked(edges, n)
+    used = np.zeros(n, np.bool_)
+    used[edges.a] = used[edges.b] = True
+    place, rows = np.cumsum(used) - 1, int(used.sum())
     # Ranks 1..m as weights: distinct, so that scipy has no tie to break its own way; and none is 0, which it would drop
     ranks = np.arange(1, len(edges) + 1, dtype=np.float64)
-    graph = coo_array((ranks, (ends[: len(edges)], ends[len(edges) :])), shape=(len(rows), len(rows)))
+    graph = coo_array((ranks, (place[edges.a], place[edges.b])), shape=(rows, rows))
     tree = minimum_spanning_tree(graph.tocsr())
     return edges.take(np.sort(tree.data).astype(np.int64) - 1)
 
 
-def _best_of_each_pair(ranked: Edges) -> Edges:
-    """Drop repeated pairs (scipy would add their weights up). Edges come and go strongest first."""
-    order = np.lexsort((ranked.b, ranked.a))  # stable: of equal pairs the strongest stays first
-    a, b = ranked.a[order], ranked.b[order]
-    first = np.ones(len(order), np.bool_)
-    first[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-    return ranked.take(np.sort(order[first]))
+def _ranked(edges: Edges, n: int) -> Edges:
+    """Strongest first, each pair once (scipy would add repeated ones up)."""
+    edges = edges.take(np.argsort(edges.a * n + edges.b))
+    edges = edges.take(np.lexsort((edges.kind, -edges.similarity)))  # stable: of equally strong ones, by pair
+    first = np.unique(edges.a * n + edges.b, return_index=True)[1]
+    return edges.take(np.sort(first)) if len(first) < len(edges) else edges
 
 
 def spanning_forests(edges: Edges, n: int) -> Edges:
