@@ -124,9 +124,7 @@ class Learner:
 
     def _set_rate(self) -> None:
         images = self._config.batch_size * self._processes.count
-        steps, warmup = (
-            int(epochs * self._epoch_steps) for epochs in (self._config.epochs, self._config.warmup_epochs)
-        )
+        steps, warmup = self._config.total_steps(self._epoch_steps), int(self._config.warmup_epochs * self._epoch_steps)
         rate = learning_rate(self.step, steps, warmup, self._config.lr * images / _IMAGES_OF_RATE)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
