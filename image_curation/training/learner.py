@@ -34,6 +34,7 @@ class Learner:
 
     def __init__(self, config: TrainConfig, classes: int, steps: int, processes: Processes) -> None:
         self._config, self._processes, self._epoch_steps, self._classes = config, processes, steps, classes
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
         torch.manual_seed(config.seed)  # equal random weights in all processes
         model = create_model(config.model, classes)
         if config.weights:

@@ -170,7 +170,9 @@ def test_training_can_end_in_the_midst_of_an_epoch(folders, tmp_path):
     trained = train(str(folders), str(tmp_path), settings, device="cpu", on_event=told.append)
     assert trained.card["steps"] == 20
     assert [event["epoch"] for event in told if event["event"] == "validation"] == [0, 1]
-    assert told[-3]["lr"] == pytest.approx(0.1 * 8 / 256 * 0.5 * (1 + math.cos(math.pi * 4 / 5)))  # 15 of warm-up, 5 down
+    assert told[-3]["lr"] == pytest.approx(
+        0.1 * 8 / 256 * 0.5 * (1 + math.cos(math.pi * 4 / 5))
+    )  # 15 of warm-up, 5 down
 
 
 def test_checkpoint_of_other_settings_is_refused(folders, tmp_path):
