@@ -52,7 +52,7 @@ def rate_of(options: argparse.Namespace, loader: str, processes: int, images: in
     settings = {
         "image_size": options.size,
         "batch_size": options.batch,
-        "epochs": -(-options.steps // per_epoch),
+        "steps": options.steps,
         "log_steps": _WINDOW_STEPS,
         "loader": loader,
         "check": "none",

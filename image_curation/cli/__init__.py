@@ -22,7 +22,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command. What goes wrong for a known reason is told in a sentence, not a traceback."""
-    from image_curation.cli import curate, demo, doctor, fetch, inspect, policy, preview, report, train, why
+    from image_curation.cli import curate, demo, doctor, export, fetch, inspect, policy, preview, report, train, why
 
     commands = (
         demo.demo,
@@ -32,6 +32,7 @@ def main() -> None:
         preview.preview,
         report.report,
         train.train,
+        export.export,
         policy.policy,
         fetch.fetch,
         doctor.doctor,

@@ -32,7 +32,7 @@ def build_curated_shards(
         ReleaseError: a source tar changed since it was indexed; the release before stays as it is.
     """
     shards = sorted(shards)
-    rows = pa.concat_tables([_kept(project, shard) for shard in shards])
+    rows = pa.concat_tables([kept_rows(project, shard) for shard in shards])
     rules = project.policy.release
     plans = plan_shards(rows, rules.samples_per_shard, rules.max_shard_megabytes * 1_000_000, config_hash="")
     tasks = [(plan, plan.slice(rows), project.release_url) for plan in plans]
@@ -58,8 +58,8 @@ def _write(task: tuple[ShardPlan, pa.Table, str]) -> FileEntries:
     return write_release_shard(*task)
 
 
-def _kept(project: Project, shard: str) -> pa.Table:
-    """The kept samples of a shard with all that goes into the release, by key."""
+def kept_rows(project: Project, shard: str) -> pa.Table:
+    """The kept samples of a shard with all that goes into the release, by key. `url` is the raw tar's."""
     vectors = project.policy.release.vectors
     samples = read_samples(project, shard, vectors=vectors)
     chosen = [*_IDENTITY, "width", "height", "sha256", *_MEASURES, *(["vector"] if vectors else [])]

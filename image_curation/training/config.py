@@ -18,6 +18,7 @@ class TrainConfig(BaseModel):
     val_fraction: float = Field(0.0, ge=0, lt=1, description="share held out, where no place for validation is given")
     check: Literal["decode", "none"] = Field("decode", description="decode all images once and leave out what fails")
     epochs: int = Field(90, ge=1)
+    steps: int = Field(0, ge=0, description="stop after so many, whatever `epochs` says; 0: after all epochs")
     batch_size: int = Field(256, ge=1, description="of each process")
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0, description="at its highest, for 256 images a step; scaled with the size of a step")
@@ -34,3 +35,7 @@ class TrainConfig(BaseModel):
     checkpoint_steps: int = Field(500, ge=0, description="steps between checkpoints; 0: one an epoch")
     log_steps: int = Field(50, ge=1)
     seed: int = Field(0, ge=0)
+
+    def total_steps(self, epoch_steps: int) -> int:
+        """Steps of the whole training, where an epoch has `epoch_steps`."""
+        return self.steps or self.epochs * epoch_steps

@@ -34,6 +34,7 @@ class Learner:
 
     def __init__(self, config: TrainConfig, classes: int, steps: int, processes: Processes) -> None:
         self._config, self._processes, self._epoch_steps, self._classes = config, processes, steps, classes
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
         torch.manual_seed(config.seed)  # equal random weights in all processes
         model = create_model(config.model, classes)
         if config.weights:
@@ -124,9 +125,7 @@ class Learner:
 
     def _set_rate(self) -> None:
         images = self._config.batch_size * self._processes.count
-        steps, warmup = (
-            int(epochs * self._epoch_steps) for epochs in (self._config.epochs, self._config.warmup_epochs)
-        )
+        steps, warmup = self._config.total_steps(self._epoch_steps), int(self._config.warmup_epochs * self._epoch_steps)
         rate = learning_rate(self.step, steps, warmup, self._config.lr * images / _IMAGES_OF_RATE)
         for group in self._optimizer.param_groups:
             group["lr"] = rate

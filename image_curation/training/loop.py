@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import ceil
 from typing import Any
 
 import torch
@@ -116,6 +117,7 @@ class _Training:
         self._epoch = int(stored["epoch"]) if stored else 0
         own = unpacked(stored["loaders"][processes.rank]) if stored else None
         self._loader: Loader = training_loader(config, learned, processes, own)
+        self._steps = config.total_steps(self._loader.steps)
         self._learner = Learner(config, len(learned.classes), self._loader.steps, processes)
         if stored:
             self._learner.restore(stored)
@@ -127,7 +129,7 @@ class _Training:
         """All epochs that are left, then the model."""
         with closing(self._loader):
             self._tell("start", images=len(self._learned), classes=len(self._learned.classes), **self._facts())
-            for epoch in range(self._epoch, self._config.epochs):
+            for epoch in range(self._epoch, ceil(self._steps / self._loader.steps)):
                 self._learn_epoch(epoch)
                 self._validate(epoch)
                 self._save(epoch + 1)
@@ -151,6 +153,8 @@ class _Training:
             if every and step % every == 0:
                 self._save(epoch)
                 window.start()
+            if step == self._steps:
+                break
 
     def _report(self, epoch: int, measured: dict[str, float]) -> None:
         if measured["loss"] != measured["loss"]:
@@ -204,7 +208,7 @@ class _Training:
         return {
             "left_out": dict(self._learned.left_out),
             "validation_images": len(self._judged) if self._judged else 0,
-            "steps": self._loader.steps * self._config.epochs,
+            "steps": self._steps,
             "processes": self._processes.count,
             "device": str(self._processes.device.type),
         }

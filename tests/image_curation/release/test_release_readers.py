@@ -1,4 +1,4 @@
-"""A release as other programs read it: webdataset, tar, DALI, Arrow, DuckDB."""
+"""A release as other programs read it: webdataset, tar, DALI, PyTorch, Hugging Face datasets, Arrow, DuckDB."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import torch
 import webdataset as wds
 from PIL import Image
 
@@ -86,6 +87,56 @@ def test_dali_reads_by_our_index_what_pillow_decodes(on_disk):
 
 def keys_of(index: Path) -> set[str]:
     return {line.split()[3].rpartition(".")[0] for line in index.read_text().splitlines()[1:]}
+
+
+def test_hugging_face_datasets_reads_tars_and_parquet(tools, tmp_path):
+    """It wants the same fields in all samples of a tar, as most sets have them."""
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    source = tools.Source(str(tmp_path / "source"))
+    members = [(f"{i:03d}.{end}", data) for i in range(9) for end, data in (("jpg", tools.picture(i)), ("txt", b"a"))]
+    source.write("a", members)
+    folder = tmp_path / "release"
+    manifest = tools.release(source.rows(), str(folder), max_samples=4)
+    rows = parquet_rows(folder, manifest)
+    read = {"split": "train", "streaming": True, "cache_dir": str(tmp_path / "cache")}
+    tars = [str(folder / shard.tar.name) for shard in manifest.shards]
+    samples = list(datasets.load_dataset("webdataset", data_files=tars, **read))
+    assert [sample["__key__"] for sample in samples] == [row["release_key"] for row in rows]
+    assert [sample["json"]["curation"]["sha256"] for sample in samples] == [row["sha256"] for row in rows]
+    assert [sample["jpg"].size for sample in samples] == [(row["width"], row["height"]) for row in rows]
+    files = [str(folder / shard.parquet.name) for shard in manifest.shards]
+    table = list(datasets.load_dataset("parquet", data_files=files, **read))
+    assert [row["release_key"] for row in table] == [row["release_key"] for row in rows]
+
+
+class ByRange(torch.utils.data.Dataset):
+    """A release in plain PyTorch: the Parquet says where each image lies."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._places = [
+            (folder / shard.tar.name, row)
+            for shard in manifest.shards
+            for row in ds.dataset(str(folder / shard.parquet.name)).to_table().to_pylist()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, str]:
+        tar, row = self._places[i]
+        with tar.open("rb") as file:
+            file.seek(row["image_offset"])
+            content = file.read(row["image_size"])
+        assert hashlib.sha256(content).hexdigest() == row["sha256"]
+        return torch.from_numpy(np.array(Image.open(io.BytesIO(content)).convert("RGB").resize((8, 8)))), row["key"]
+
+
+def test_plain_pytorch_reads_every_image_by_its_range(on_disk):
+    folder, manifest = on_disk
+    loader = torch.utils.data.DataLoader(ByRange(folder, manifest), batch_size=4, num_workers=1)
+    batches = list(loader)
+    assert [tuple(images.shape) for images, _ in batches] == [(4, 8, 8, 3), (4, 8, 8, 3), (1, 8, 8, 3)]
+    assert [key for _, keys in batches for key in keys] == [row["key"] for row in parquet_rows(folder, manifest)]
 
 
 def test_duckdb_reads_the_parquet_files_as_one_table(on_disk):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -161,6 +162,17 @@ def test_other_loaders_and_bf16_train_too(release, tmp_path, loader, amp):
     )
     trained = train(str(release), str(tmp_path), settings, device="cpu")
     assert trained.card["steps"] == 6
+
+
+def test_training_can_end_in_the_midst_of_an_epoch(folders, tmp_path):
+    told = []
+    settings = config(steps=20, val_fraction=0.1)  # an epoch has 15
+    trained = train(str(folders), str(tmp_path), settings, device="cpu", on_event=told.append)
+    assert trained.card["steps"] == 20
+    assert [event["epoch"] for event in told if event["event"] == "validation"] == [0, 1]
+    assert told[-3]["lr"] == pytest.approx(
+        0.1 * 8 / 256 * 0.5 * (1 + math.cos(math.pi * 4 / 5))
+    )  # 15 of warm-up, 5 down
 
 
 def test_checkpoint_of_other_settings_is_refused(folders, tmp_path):
