@@ -12,13 +12,16 @@ import pytest
 
 from assets.definitions import defs
 from assets.discovery import range_tags
+from assets.made import Made, tar_version
+from assets.versions import versions
+from image_curation.artifacts import read_artifact
 from image_curation.cluster import InlineCluster
 from image_curation.config import load_settings
 from image_curation.curate import curate
 from image_curation.demo.shards import DemoSample, make_demo_shards
 from image_curation.project import Project
+from image_curation.steps.duplicate_versions import twins_by_shard
 
-PER_SHARD = ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches", "selection")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 AUDIT_JOB = dg.define_asset_job(
@@ -84,9 +87,22 @@ class Graph:
         """Have everything made without Dagster and tell Dagster so: much quicker than a run."""
         curate(self.project, InlineCluster(), lambda *_: None)
         self.register(*keys)
-        for asset in PER_SHARD:
-            for key in keys:
-                self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
+        code, twins = versions(self.project), twins_by_shard(self.project)
+        for key in keys:
+            index = read_artifact(self.project.index_url(key))
+            tar = tar_version(index.certificate.inputs["tar"])
+            contents = {
+                "shard_index": index.content,
+                "embeddings": read_artifact(self.project.embeddings_url(key)).content,
+                "aesthetic_scores": read_artifact(self.project.scores_url("aesthetic", key)).content,
+                "nsfw_scores": read_artifact(self.project.scores_url("nsfw", key)).content,
+                "known_matches": "none",
+                "duplicate_groups": twins[key].content,
+                "selection": read_artifact(self.project.selection_url(key)).content,
+            }
+            for asset, content in contents.items():
+                tags = {"dagster/data_version": str(Made(tar, code[asset], content))}
+                self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, tags=tags))
 
     def audit(self) -> dict[str, dg.AssetCheckEvaluation]:
         """Run the asset checks alone; by name."""
