@@ -10,7 +10,13 @@ from assets.versions import LOADED, SAMPLES
 from resources.curation import Curation
 
 
-@dg.asset(deps=[curated_shards], code_version=LOADED["curation_report"], group_name="release", kinds={"html"}, owners=OWNERS)
+@dg.asset(
+    deps=[curated_shards],
+    code_version=LOADED["curation_report"],
+    group_name="release",
+    kinds={"html"},
+    owners=OWNERS,
+)
 def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg.MaterializeResult[None]:
     """A self-contained page: the ledger, histograms with thresholds, contact sheets by reason, duplicate groups."""
     from image_curation.steps.curation_report import build_curation_report

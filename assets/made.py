@@ -1,7 +1,7 @@
 """What Dagster's log says of shards: of which tar, by which version and with which content each was last made.
 
-These three are the data version of a materialization, the one tag by which Dagster finds the latest of all partitions in
-a single query.
+These three are the data version of a materialization, the one tag by which Dagster finds the latest of all partitions
+in a single query.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -14,7 +14,7 @@ from image_curation.steps.duplicate_groups import read_duplicates
 
 @dataclass(frozen=True)
 class Twins:
-    """A shard's part in the duplicates: samples that have a twin somewhere, and a hash of the pairs that they are in."""
+    """A shard's samples that have a twin somewhere, and a hash of the pairs that they are in."""
 
     samples: int
     content: str

@@ -1,17 +1,19 @@
 """The demo's photographs, small tars made of them, and the graph in a Dagster instance of its own."""
 
 import io
+import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from assets.definitions import defs
-from assets.discovery import range_tags
+from assets.partitions import range_tags
 from assets.made import Made, tar_version
 from assets.versions import versions
 from image_curation.artifacts import read_artifact
@@ -73,11 +75,13 @@ class Graph:
     def register(self, *keys: str) -> None:
         self.instance.add_dynamic_partitions("shards", list(keys))
 
-    def run(self, *keys: str, only: Sequence[str] = ()) -> dg.ExecuteInProcessResult:
+    def run(
+        self, *keys: str, only: Sequence[str] = (), tags: Mapping[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         """Run the job over these shards, which were registered one after the other; `only` some assets of it."""
         return defs.resolve_job_def("curate").execute_in_process(
             instance=self.instance,
-            tags=range_tags(list(keys)),
+            tags=tags or range_tags(keys),
             asset_selection=[dg.AssetKey(name) for name in only] or None,
             run_config=QUIET,
             raise_on_error=False,
@@ -109,6 +113,11 @@ class Graph:
         job = dg.Definitions.merge(defs, dg.Definitions(jobs=[AUDIT_JOB])).resolve_job_def("audit")
         result = job.execute_in_process(instance=self.instance, run_config=QUIET)
         return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+    def released(self) -> dict[str, Any]:
+        """The ledger of the release."""
+        ledger: dict[str, Any] = json.loads((self.root / "release" / "manifest.json").read_text())["ledger"]
+        return ledger
 
     def done(self, asset: str) -> set[str]:
         """Partitions that Dagster holds for materialized."""

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from assets.definitions import defs
-from assets.discovery import range_tags
+from assets.partitions import range_tags
 from image_curation.config import load_settings
 from image_curation.project import Project
 from image_curation.release.verify import verify_release
