@@ -34,5 +34,6 @@ defs = dg.Definitions(
     jobs=[curate],
     sensors=[new_shards],
     schedules=[nightly],
+    executor=dg.in_process_executor,  # the steps of a run share one cluster, whose workers keep the model
     resources={"curation": curation, "cluster": DaskResource(curation=curation)},
 )

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from assets.definitions import defs
-from assets.partitions import range_tags
 from assets.made import Made, tar_version
+from assets.partitions import range_tags
 from assets.versions import versions
 from image_curation.artifacts import read_artifact
 from image_curation.cluster import InlineCluster
