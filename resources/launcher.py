@@ -10,7 +10,6 @@ import psutil
 from dagster import DagsterEventType, DagsterRun, DefaultRunLauncher
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 
-
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")  # what a code server logs as it starts one
 
 
@@ -34,6 +33,7 @@ class LocalRunLauncher(DefaultRunLauncher):
 def _lives(pid: int, seen_at: float) -> bool:
     """Whether the process is there that had this number at a time (seconds since 1970); another may have it now."""
     try:
-        return psutil.Process(pid).create_time() < seen_at + 1 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return bool(process.create_time() < seen_at + 1 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
