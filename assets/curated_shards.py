@@ -29,7 +29,7 @@ def curated_shards(
 
     project = curation.project()
     of_tars = ready(context.instance, *SAMPLES, "selection")
-    shards = list(of_tars)
+    shards, code = list(of_tars), versions(project)["curated_shards"]
     ledger = ledger_of(project, shards)
     manifest = build_curated_shards(project, shards, cluster, ledger, on_shard=context.log.info)
     return dg.MaterializeResult(
@@ -43,5 +43,5 @@ def curated_shards(
             "contact_sheet": picture(kept_sheet(project, shards)),
         },
         data_version=dg.DataVersion(manifest.selection_hash),
-        tags={RELEASED: released(of_tars, versions(project)["curated_shards"])},
+        tags={RELEASED: released(of_tars, code), "dagster/code_version": code},
     )

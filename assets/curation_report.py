@@ -6,7 +6,7 @@ from assets.curated_shards import curated_shards
 from assets.made import ready
 from assets.metadata import counts
 from assets.shard_step import OWNERS
-from assets.versions import LOADED, SAMPLES
+from assets.versions import LOADED, SAMPLES, versions
 from resources.curation import Curation
 
 
@@ -31,5 +31,6 @@ def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg
             "dropped": counts(dict(data.ledger.dropped), "reason"),
             "failed": counts(dict(data.ledger.failed), "error"),
             "duplicate_groups": data.total_groups or 0,
-        }
+        },
+        tags={"dagster/code_version": versions(project)["curation_report"]},
     )
