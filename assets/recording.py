@@ -1,6 +1,9 @@
 """Report shards to Dagster one by one, each as soon as it is done, so that what was done outlives the run's process."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
@@ -9,6 +12,8 @@ from assets.made import Made, made
 from assets.metadata import Metadata
 from assets.versions import PARENTS, versions
 from image_curation.project import Project
+
+_BEHIND = 8
 
 
 class Recorder:
@@ -58,6 +63,24 @@ class Recorder:
         self._context.log_event(
             dg.AssetMaterialization(self._context.asset_key, partition=key, metadata=metadata, tags=tags)
         )
+
+    @contextmanager
+    def beside(self) -> Iterator[Callable[[str, Metadata, str, str], None]]:
+        """`record`, on a thread, for work that goes on meanwhile: each call waits for the database some times over.
+
+        All is recorded when the body has ended, also by an error; no more than a few shards wait.
+        """
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="recorder") as thread:
+
+            def record(key: str, metadata: Metadata, content: str, tar: str) -> None:
+                waiting.append(thread.submit(self.record, key, metadata, content, tar))
+                while len(waiting) > _BEHIND:
+                    waiting.popleft().result()
+
+            yield record
+        for one in waiting:
+            one.result()
 
     def _holds(self, key: str, tar: str) -> bool:
         before = self._before.get(key)

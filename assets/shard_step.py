@@ -1,5 +1,6 @@
 """Run a step over the shards of a run on the cluster, and record each shard as soon as it is done."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ OWNERS = ["team:curation"]
 
 PICTURED_SHARDS = 20
 """Pictures lie in Dagster's event log; a run over more shards than this shows them in the report only."""
+
+TELL_EVERY_S = 5
+"""A line in Dagster's log costs as much as a materialization, which names its shard too."""
 
 
 def materialize_shards(
@@ -47,16 +51,20 @@ def materialize_shards(
     left = recorder.left(made_of)
     items = [key if tars is None else tars[key] for key in made_of if key in left]
     failed: dict[str, str] = {}
+    told_at = time.monotonic()
     stage = Stage(context.asset_key.path[-1], step, device)
-    for n, one in enumerate(cluster.run([stage], items), len(keys) - len(items) + 1):
-        key = getattr(one.item, "key", one.item)
-        if one.error is None:
-            shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
-            words = describe(one.result) | _making(one.result) | {name: picture(png) for name, png in shown.items()}
-            recorder.record(key, words, one.result.artifact.content, made_of[key])
-        else:
-            failed[key] = f"{type(one.error).__name__}: {one.error}"
-        context.log.info(f"{n}/{len(keys)} {key}: {_said(one)}")
+    with recorder.beside() as record:
+        for n, one in enumerate(cluster.run([stage], items), len(keys) - len(items) + 1):
+            key = getattr(one.item, "key", one.item)
+            if one.error is None:
+                shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
+                words = describe(one.result) | _making(one.result) | {name: picture(png) for name, png in shown.items()}
+                record(key, words, one.result.artifact.content, made_of[key])
+            else:
+                failed[key] = f"{type(one.error).__name__}: {one.error}"
+            if one.error is not None or n == len(keys) or time.monotonic() > told_at + TELL_EVERY_S:
+                told_at = time.monotonic()
+                context.log.info(f"{n}/{len(keys)} {key}: {_said(one)}")
     return recorded(failed, len(keys))
 
 
