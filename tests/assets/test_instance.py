@@ -23,7 +23,8 @@ INSTANCE = (REPOSITORY / "dagster.yaml").read_text()
 
 
 @pytest.fixture
-def home(tmp_path) -> Path:
+def home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(INSTANCE)
     return tmp_path
 
