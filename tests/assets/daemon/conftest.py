@@ -66,7 +66,7 @@ class Site:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
-    def until(self, holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    def until(self, holds: Callable[[], Any], what: str, seconds: float = 300) -> Any:
         """Wait until `holds` gives something true, and return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
