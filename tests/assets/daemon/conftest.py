@@ -120,7 +120,7 @@ class Site:
 def impatient(config: dict[str, Any]) -> dict[str, Any]:
     """An instance that looks every second where it would look every few or more."""
     queue = {"module": "dagster", "class": "QueuedRunCoordinator", "config": {"dequeue_interval_seconds": 1}}
-    config["run_monitoring"] |= {"poll_interval_seconds": 1}
+    config["run_monitoring"] |= {"poll_interval_seconds": 1, "free_slots_after_run_end_seconds": 1}
     return config | {"run_coordinator": queue}
 
 
