@@ -32,9 +32,10 @@ def check(data: ConfigurableClassData) -> type:
     return named
 
 
-def test_instance_of_one_machine_is_valid(tmp_path):
+def test_instance_of_one_machine_is_valid(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     ref = instance(REPOSITORY / "dagster.yaml", tmp_path)
-    assert check(ref.storage_data).__name__ == "DagsterSqliteStorage"
+    assert check(ref.storage_data).__name__ == "LocalSqliteStorage"
     assert ref.settings["telemetry"] == {"enabled": False}
 
 
