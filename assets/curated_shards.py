@@ -2,12 +2,12 @@
 
 import dagster as dg
 
+from assets.made import RELEASED, ready, released
 from assets.metadata import picture
-from assets.partitions import done
 from assets.selection import selection
 from assets.shard_step import OWNERS
+from assets.versions import LOADED, SAMPLES, versions
 from image_curation.audit import ledger_of
-from image_curation.release.plan import LAYOUT
 from image_curation.steps.curated_shards import build_curated_shards
 from resources.cluster import DaskResource
 from resources.curation import Curation
@@ -15,7 +15,7 @@ from resources.curation import Curation
 
 @dg.asset(
     deps=[dg.AssetDep(selection, partition_mapping=dg.AllPartitionMapping())],
-    code_version=str(LAYOUT),
+    code_version=LOADED["curated_shards"],
     group_name="release",
     kinds={"webdataset", "parquet", "dask"},
     owners=OWNERS,
@@ -27,7 +27,9 @@ def curated_shards(
     from image_curation.report.figures import ledger_bar_png
     from image_curation.report.pictures import kept_sheet
 
-    project, shards = curation.project(), done(context.instance, "selection")
+    project = curation.project()
+    of_tars = ready(context.instance, *SAMPLES, "selection")
+    shards, code = list(of_tars), versions(project)["curated_shards"]
     ledger = ledger_of(project, shards)
     manifest = build_curated_shards(project, shards, cluster, ledger, on_shard=context.log.info)
     return dg.MaterializeResult(
@@ -41,4 +43,5 @@ def curated_shards(
             "contact_sheet": picture(kept_sheet(project, shards)),
         },
         data_version=dg.DataVersion(manifest.selection_hash),
+        tags={RELEASED: released(of_tars, code), "dagster/code_version": code},
     )

@@ -3,21 +3,26 @@
 import dagster as dg
 
 from assets.curated_shards import curated_shards
+from assets.made import ready
 from assets.metadata import counts
-from assets.partitions import done
 from assets.shard_step import OWNERS
+from assets.versions import LOADED, SAMPLES, versions
 from resources.curation import Curation
 
-CODE_VERSION = "1"  # of the page: raise it when the same artifacts are shown in another way
 
-
-@dg.asset(deps=[curated_shards], code_version=CODE_VERSION, group_name="release", kinds={"html"}, owners=OWNERS)
+@dg.asset(
+    deps=[curated_shards],
+    code_version=LOADED["curation_report"],
+    group_name="release",
+    kinds={"html"},
+    owners=OWNERS,
+)
 def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg.MaterializeResult[None]:
     """A self-contained page: the ledger, histograms with thresholds, contact sheets by reason, duplicate groups."""
     from image_curation.steps.curation_report import build_curation_report
 
     project = curation.project()
-    data = build_curation_report(project, done(context.instance, "selection"))
+    data = build_curation_report(project, list(ready(context.instance, *SAMPLES, "selection")))
     return dg.MaterializeResult(
         metadata={
             "report": dg.MetadataValue.path(project.report_url),
@@ -26,5 +31,6 @@ def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg
             "dropped": counts(dict(data.ledger.dropped), "reason"),
             "failed": counts(dict(data.ledger.failed), "error"),
             "duplicate_groups": data.total_groups or 0,
-        }
+        },
+        tags={"dagster/code_version": versions(project)["curation_report"]},
     )

@@ -1,11 +1,11 @@
-"""Everything that Dagster loads: assets, checks, the job, the sensor, and the resources they use."""
+"""Everything that Dagster loads: assets, checks, the job, the sensor, the schedule, and the resources they use."""
 
 import dagster as dg
 
+from assets.automation import new_shards, nightly
 from assets.checks import checks
 from assets.curated_shards import curated_shards
 from assets.curation_report import curation_report
-from assets.discovery import new_shards
 from assets.duplicate_groups import duplicate_groups
 from assets.embeddings import embeddings
 from assets.jobs import curate
@@ -33,5 +33,7 @@ defs = dg.Definitions(
     asset_checks=checks,
     jobs=[curate],
     sensors=[new_shards],
+    schedules=[nightly],
+    executor=dg.in_process_executor,  # the steps of a run share one cluster, whose workers keep the model
     resources={"curation": curation, "cluster": DaskResource(curation=curation)},
 )

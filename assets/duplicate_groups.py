@@ -3,19 +3,25 @@
 import dagster as dg
 
 from assets.embeddings import embeddings
-from assets.metadata import counts, picture
-from assets.partitions import done
+from assets.made import ready
+from assets.metadata import Metadata, counts, picture
+from assets.partitions import backfill_policy, shards
+from assets.recording import Recorder, recorded
 from assets.shard_step import OWNERS
-from image_curation.artifacts import digest
-from image_curation.duplicates import CODE_VERSION
+from assets.versions import LOADED
+from image_curation.project import Project
 from image_curation.steps.duplicate_groups import build_duplicate_groups
+from image_curation.steps.duplicate_versions import twins_by_shard
+from image_curation.steps.outcome import Outcome
 from resources.cluster import DaskResource
 from resources.curation import Curation
 
 
 @dg.asset(
-    deps=[dg.AssetDep(embeddings, partition_mapping=dg.AllPartitionMapping())],
-    code_version=CODE_VERSION,
+    deps=[embeddings],
+    partitions_def=shards,
+    backfill_policy=backfill_policy,
+    code_version=LOADED["duplicate_groups"],
     group_name="decisions",
     kinds={"parquet", "dask", "nvidia"},
     owners=OWNERS,
@@ -24,33 +30,49 @@ from resources.curation import Curation
 def duplicate_groups(
     context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
 ) -> dg.MaterializeResult[None]:
-    """All pairs with equal bytes, near perceptual hashes or a high cosine, over all shards that have embeddings."""
-    from image_curation.report.pictures import similarity_histogram
+    """All pairs with equal bytes, near perceptual hashes or a high cosine, over all shards that have embeddings.
 
-    project = curation.project()
-    shards = done(context.instance, "embeddings")
+    Pairs cross shards, so all embedded shards are compared, whichever partitions are asked for. A shard that was not
+    asked for is reported if a pair of its samples came or went, so that no other selection turns stale.
+    """
+    project, asked = curation.project(), list(context.partition_keys)
+    embedded = list(ready(context.instance, "shard_index", "embeddings"))
     outcome = build_duplicate_groups(
         project,
-        shards,
+        embedded,
         cluster,
         on_strip=lambda done, of: context.log.info(f"{done}/{of} parts of the comparison done"),
     )
+    recorder, words = Recorder(context, project), _describe(project, outcome, len(embedded))
+    twins = twins_by_shard(project)
+    changed = [key for key in embedded if key in asked or recorder.changed(key, twins[key].content)]
+    for key in changed:
+        seen = {"similarities": _histogram(project)} if key == changed[-1] else {}
+        recorder.record(key, {"samples_with_a_twin": twins[key].samples} | words | seen, twins[key].content)
+    failed = dict.fromkeys(sorted(set(asked) - set(embedded)), "it is not ready: materialize its embeddings first")
+    return recorded(failed, len(asked))
+
+
+def _describe(project: Project, outcome: Outcome, shards: int) -> Metadata:
+    """What was found over all shards."""
     facts = outcome.artifact.facts
-    return dg.MaterializeResult(
-        metadata={
-            "shards": len(shards),
-            "samples_compared": facts["samples"],
-            "samples_with_a_twin": outcome.artifact.rows,
-            "groups_at_the_floor": facts["groups_at_floor"],
-            "pairs_in_the_spanning_forest": counts(facts["pairs"], "kind"),
-            "similarity_floor": project.similarity_floor,
-            "searched_by": facts["searched_by"],
-            "cells": dg.MetadataValue.json(facts.get("cells", {})),
-            "recall": dg.MetadataValue.json(facts["recall"] or {}),
-            "reused": outcome.reused,
-            "seconds": outcome.seconds,
-            "path": dg.MetadataValue.path(outcome.artifact.url),
-            "similarities": picture(similarity_histogram(project)),
-        },
-        data_version=dg.DataVersion(digest([outcome.artifact.content, facts["edges"]])),
-    )
+    return {
+        "shards": shards,
+        "samples_compared": facts["samples"],
+        "samples_with_a_twin_in_all": outcome.artifact.rows,
+        "groups_at_the_floor": facts["groups_at_floor"],
+        "pairs_in_the_spanning_forest": counts(facts["pairs"], "kind"),
+        "similarity_floor": project.similarity_floor,
+        "searched_by": facts["searched_by"],
+        "cells": dg.MetadataValue.json(facts.get("cells", {})),
+        "recall": dg.MetadataValue.json(facts["recall"] or {}),
+        "reused": outcome.reused,
+        "seconds": outcome.seconds,
+        "path": dg.MetadataValue.path(outcome.artifact.url),
+    }
+
+
+def _histogram(project: Project) -> dg.MarkdownMetadataValue:
+    from image_curation.report.pictures import similarity_histogram
+
+    return picture(similarity_histogram(project))

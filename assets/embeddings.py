@@ -8,7 +8,7 @@ from assets.metadata import Metadata, counts
 from assets.partitions import backfill_policy, shards
 from assets.shard_index import shard_index
 from assets.shard_step import OWNERS, materialize_shards
-from image_curation.embedding import CODE_VERSION
+from assets.versions import LOADED
 from image_curation.steps.embeddings import build_embeddings
 from image_curation.steps.outcome import Outcome
 from resources.cluster import DaskResource
@@ -19,7 +19,7 @@ from resources.curation import Curation
     deps=[shard_index],
     partitions_def=shards,
     backfill_policy=backfill_policy,
-    code_version=CODE_VERSION,
+    code_version=LOADED["embeddings"],
     group_name="samples",
     kinds={"parquet", "dask", "nvidia"},
     owners=OWNERS,
@@ -29,7 +29,7 @@ def embeddings(
     context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
 ) -> dg.MaterializeResult[None]:
     """One row a sample: unit vector (fp16) or error, true size, perceptual hash, sharpness, exposure, contrast."""
-    project, keys = curation.project(), list(context.partition_keys)
+    project = curation.project()
     if project.profile.caution:
         context.log.warning(project.profile.caution)
 
@@ -44,4 +44,4 @@ def embeddings(
         return {"contact_sheet": shard_sheet(project, key)}
 
     step = partial(build_embeddings, project)
-    return materialize_shards(context, cluster, step, keys, describe, pictures, device="gpu")
+    return materialize_shards(context, cluster, project, step, describe, pictures, device="gpu")

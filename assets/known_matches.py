@@ -7,8 +7,11 @@ import dagster as dg
 from assets.embeddings import embeddings
 from assets.metadata import Metadata, counts
 from assets.partitions import backfill_policy, shards
-from assets.shard_step import OWNERS, materialize_shards, record_shards
-from image_curation.steps.known_matches import CODE_VERSION, build_known_matches
+from assets.recording import Recorder, recorded
+from assets.shard_step import OWNERS, materialize_shards
+from assets.versions import LOADED
+from image_curation.project import Project
+from image_curation.steps.known_matches import build_known_matches
 from image_curation.steps.outcome import Outcome
 from resources.cluster import DaskResource
 from resources.curation import Curation
@@ -18,7 +21,7 @@ from resources.curation import Curation
     deps=[embeddings],
     partitions_def=shards,
     backfill_policy=backfill_policy,
-    code_version=CODE_VERSION,
+    code_version=LOADED["known_matches"],
     group_name="samples",
     kinds={"parquet", "dask"},
     owners=OWNERS,
@@ -27,12 +30,19 @@ def known_matches(
     context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
 ) -> dg.MaterializeResult[None]:
     """One row a sample: the images of known sets that it matches. Without known sets nothing is done or written."""
-    project, keys = curation.project(), list(context.partition_keys)
+    project = curation.project()
     if not project.settings.known_sets:
-        return record_shards(context, {key: {"sets": 0} for key in keys}, {})
-    return materialize_shards(context, cluster, partial(build_known_matches, project), keys, _describe)
+        return _nothing_to_match(context, project)
+    return materialize_shards(context, cluster, project, partial(build_known_matches, project), _describe)
 
 
 def _describe(outcome: Outcome) -> Metadata:
     matched = outcome.artifact.facts["matched"]
     return {"sets": len(matched), "samples_that_match": counts(matched, "set")}
+
+
+def _nothing_to_match(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult[None]:
+    recorder, keys = Recorder(context, project), list(context.partition_keys)
+    for key in sorted(recorder.left(recorder.tars(keys))):
+        recorder.record(key, {"sets": 0}, content="none")
+    return recorded({}, len(keys))

@@ -11,8 +11,12 @@ import dagster as dg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from assets.automation import register
 from assets.definitions import curation, defs
-from assets.discovery import range_tags
+from assets.discovery import plan
+from assets.known import known
+from assets.partitions import SHARDS_PER_RUN, range_tags
+from assets.versions import versions
 from image_curation.errors import CurationError
 from image_curation.shards.discover import discover
 
@@ -40,10 +44,9 @@ def main() -> int:
 
 def _register(instance: dg.DagsterInstance) -> list[str]:
     """Make the partitions those of the source, and return them in the order of their registration."""
-    keys = [tar.key for tar in discover(curation.settings().source)[0]]
-    for gone in set(instance.get_dynamic_partitions("shards")) - set(keys):
-        instance.delete_dynamic_partition("shards", gone)
-    instance.add_dynamic_partitions("shards", keys)
+    found, _ = discover(curation.settings().source)
+    before = known(instance, instance.get_dynamic_partitions("shards"))
+    register(instance, plan(found, before, versions(curation.project()), stale=True, shards_per_run=SHARDS_PER_RUN))
     return list(instance.get_dynamic_partitions("shards"))
 
 

@@ -8,9 +8,10 @@ from assets.embeddings import embeddings
 from assets.metadata import Metadata
 from assets.partitions import backfill_policy, shards
 from assets.shard_step import OWNERS, materialize_shards
+from assets.versions import LOADED
 from image_curation.heads import HeadKind
 from image_curation.steps.outcome import Outcome
-from image_curation.steps.scores import CODE_VERSION, build_scores
+from image_curation.steps.scores import build_scores
 from resources.cluster import DaskResource
 from resources.curation import Curation
 
@@ -24,7 +25,7 @@ def _score_asset(score: HeadKind, description: str) -> dg.AssetsDefinition:
         deps=[embeddings],
         partitions_def=shards,
         backfill_policy=backfill_policy,
-        code_version=CODE_VERSION,
+        code_version=LOADED[f"{score}_scores"],
         group_name="samples",
         kinds={"parquet", "dask"},
         owners=OWNERS,
@@ -32,14 +33,14 @@ def _score_asset(score: HeadKind, description: str) -> dg.AssetsDefinition:
     def scores(
         context: dg.AssetExecutionContext, curation: Curation, cluster: DaskResource
     ) -> dg.MaterializeResult[None]:
-        project, keys = curation.project(), list(context.partition_keys)
+        project = curation.project()
 
         def pictures(key: str) -> dict[str, bytes]:
             from image_curation.report.pictures import score_histogram
 
             return {"histogram": score_histogram(project, score, key)}
 
-        return materialize_shards(context, cluster, partial(build_scores, project, score), keys, _describe, pictures)
+        return materialize_shards(context, cluster, project, partial(build_scores, project, score), _describe, pictures)
 
     return scores
 

@@ -4,13 +4,15 @@ import dagster as dg
 
 from assets.duplicate_groups import duplicate_groups
 from assets.known_matches import known_matches
+from assets.made import ready
 from assets.metadata import Metadata, counts, picture
-from assets.partitions import backfill_policy, done, shards
+from assets.partitions import backfill_policy, shards
+from assets.recording import Recorder, recorded
 from assets.scores import aesthetic_scores, nsfw_scores
-from assets.shard_step import OWNERS, PICTURED_SHARDS, record_shards
+from assets.shard_step import OWNERS, PICTURED_SHARDS
+from assets.versions import LOADED, SAMPLES
 from image_curation.audit import largest_group, shard_ledger
 from image_curation.project import Project
-from image_curation.selection import CODE_VERSION
 from image_curation.steps.outcome import Outcome
 from image_curation.steps.selection import build_selection
 from resources.curation import Curation
@@ -20,7 +22,7 @@ from resources.curation import Curation
     deps=[aesthetic_scores, nsfw_scores, known_matches, duplicate_groups],
     partitions_def=shards,
     backfill_policy=backfill_policy,
-    code_version=CODE_VERSION,
+    code_version=LOADED["selection"],
     group_name="decisions",
     kinds={"parquet"},
     owners=OWNERS,
@@ -33,22 +35,20 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
     changed.
     """
     project, asked = curation.project(), set(context.partition_keys)
-    needed = ["aesthetic_scores", "nsfw_scores", *(["known_matches"] if project.settings.known_sets else [])]
-    scored = sorted(set.intersection(*(set(done(context.instance, name)) for name in needed)))
-    outcomes = build_selection(project, scored)
-    finished: dict[str, Metadata] = {}
+    outcomes = build_selection(project, list(ready(context.instance, *_needed(project))))
+    recorder = Recorder(context, project)
     largest = {"largest_group": largest_group(project, list(outcomes))}
     for shard, outcome in outcomes.items():
-        metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS) | largest
-        if shard in asked:
-            finished[shard] = metadata
-        elif not outcome.reused:
-            version = {"dagster/data_version": outcome.artifact.content}
-            context.log_event(
-                dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata, tags=version)
-            )
-    missing = f"it is not ready: materialize its {', '.join(needed)} first"
-    return record_shards(context, finished, {shard: missing for shard in sorted(asked - outcomes.keys())})
+        if shard in asked or recorder.changed(shard, outcome.artifact.content):
+            metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS) | largest
+            recorder.record(shard, metadata, outcome.artifact.content)
+    missing = f"it is not ready: materialize its {', '.join(_needed(project))} first"
+    return recorded({shard: missing for shard in sorted(asked - outcomes.keys())}, len(asked))
+
+
+def _needed(project: Project) -> list[str]:
+    """What a shard must have, made of one and the same tar. Without known sets there is nothing to match."""
+    return [asset for asset in SAMPLES if asset != "known_matches" or project.settings.known_sets]
 
 
 def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) -> Metadata:

@@ -7,7 +7,7 @@ import dagster as dg
 from assets.metadata import Metadata, counts
 from assets.partitions import backfill_policy, shards, tars
 from assets.shard_step import OWNERS, materialize_shards
-from image_curation.shards.index import CODE_VERSION
+from assets.versions import LOADED
 from image_curation.steps.outcome import Outcome
 from image_curation.steps.shard_index import build_shard_index
 from resources.cluster import DaskResource
@@ -17,7 +17,7 @@ from resources.curation import Curation
 @dg.asset(
     partitions_def=shards,
     backfill_policy=backfill_policy,
-    code_version=CODE_VERSION,
+    code_version=LOADED["shard_index"],
     group_name="samples",
     kinds={"parquet", "dask"},
     owners=OWNERS,
@@ -28,7 +28,8 @@ def shard_index(
     """One row a sample: where its members lie in the tar, caption, header, content hash, and what is wrong with it."""
     project = curation.project()
     step = partial(build_shard_index, project)
-    return materialize_shards(context, cluster, step, tars(project, list(context.partition_keys)), _describe)
+    found = {tar.key: tar for tar in tars(project, list(context.partition_keys))}
+    return materialize_shards(context, cluster, project, step, _describe, tars=found)
 
 
 def _describe(outcome: Outcome) -> Metadata:

@@ -1,12 +1,16 @@
-"""Run a step over the shards of a run on the cluster, and record each shard as a materialization of its own."""
+"""Run a step over the shards of a run on the cluster, and record each shard as soon as it is done."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
+from assets.made import tar_version
 from assets.metadata import Metadata, picture
+from assets.recording import Recorder, recorded
 from image_curation.cluster import Device, Done, Stage
+from image_curation.project import Project
 from image_curation.steps.outcome import Outcome
 from resources.cluster import DaskResource
 
@@ -15,39 +19,53 @@ OWNERS = ["team:curation"]
 PICTURED_SHARDS = 20
 """Pictures lie in Dagster's event log; a run over more shards than this shows them in the report only."""
 
+TELL_EVERY_S = 5
+"""A line in Dagster's log costs as much as a materialization, which names its shard too."""
+
 
 def materialize_shards(
     context: dg.AssetExecutionContext,
     cluster: DaskResource,
+    project: Project,
     step: Callable[[Any], Outcome],
-    items: Sequence[Any],
     describe: Callable[[Outcome], Metadata],
     pictures: Callable[[str], dict[str, bytes]] = lambda _: {},
     device: Device = "cpu",
+    tars: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
-    """Run `step` over `items` (shard keys or tars) and report every shard with its own metadata.
+    """Run `step` over the shards of the run and report every shard with its own metadata.
 
     Args:
+        step: called with the shard's key, or with its tar where `tars` are given.
         describe: words and numbers for the metadata of one shard.
         pictures: PNGs for it, by name.
         device: the kind of worker that the step needs.
+        tars: shard -> its tar, largest first.
 
     Raises:
         Failure: some shards failed. The others are recorded as materialized; the failed ones stay missing and can be
             retried alone.
     """
-    finished: dict[str, Metadata] = {}
+    recorder, keys = Recorder(context, project), list(context.partition_keys)
+    made_of = recorder.tars(keys) if tars is None else {key: tar_version(tar.fingerprint) for key, tar in tars.items()}
+    left = recorder.left(made_of)
+    items = [key if tars is None else tars[key] for key in made_of if key in left]
     failed: dict[str, str] = {}
+    told_at = time.monotonic()
     stage = Stage(context.asset_key.path[-1], step, device)
-    for one in cluster.run([stage], items):
-        key = getattr(one.item, "key", one.item)
-        if one.error is None:
-            shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
-            finished[key] = describe(one.result) | _making(one.result) | {n: picture(png) for n, png in shown.items()}
-        else:
-            failed[key] = f"{type(one.error).__name__}: {one.error}"
-        context.log.info(f"{len(finished) + len(failed)}/{len(items)} {key}: {_said(one)}")
-    return record_shards(context, finished, failed)
+    with recorder.beside() as record:
+        for n, one in enumerate(cluster.run([stage], items), len(keys) - len(items) + 1):
+            key = getattr(one.item, "key", one.item)
+            if one.error is None:
+                shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
+                words = describe(one.result) | _making(one.result) | {name: picture(png) for name, png in shown.items()}
+                record(key, words, one.result.artifact.content, made_of[key])
+            else:
+                failed[key] = f"{type(one.error).__name__}: {one.error}"
+            if one.error is not None or n == len(keys) or time.monotonic() > told_at + TELL_EVERY_S:
+                told_at = time.monotonic()
+                context.log.info(f"{n}/{len(keys)} {key}: {_said(one)}")
+    return recorded(failed, len(keys))
 
 
 def _said(one: Done) -> str:
@@ -64,25 +82,3 @@ def _making(outcome: Outcome) -> Metadata:
     rows = outcome.artifact.rows
     made: Metadata = {"rows": rows, "reused": outcome.reused, "path": dg.MetadataValue.path(outcome.artifact.url)}
     return made if outcome.reused else made | {"seconds": outcome.seconds, "rows_per_second": rows / outcome.seconds}
-
-
-def record_shards(
-    context: dg.AssetExecutionContext, finished: dict[str, Metadata], failed: dict[str, str]
-) -> dg.MaterializeResult[None]:
-    """Record each finished shard as a materialization of its own, with its metadata.
-
-    Raises:
-        Failure: some shards failed; the text says which and why.
-    """
-    if not failed:
-        for key, metadata in finished.items():
-            context.add_asset_metadata(metadata, partition_key=key)
-        return dg.MaterializeResult()
-    for key, metadata in finished.items():
-        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
-    raise dg.Failure(
-        f"{len(failed)} of {len(failed) + len(finished)} shards failed; the others are recorded. Retry these alone: "
-        + "; ".join(f"{key} ({error})" for key, error in list(failed.items())[:5]),
-        metadata={"failed_shards": dg.MetadataValue.json(failed)},
-        allow_retries=False,
-    )

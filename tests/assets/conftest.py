@@ -1,24 +1,29 @@
 """The demo's photographs, small tars made of them, and the graph in a Dagster instance of its own."""
 
 import io
+import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from assets.definitions import defs
-from assets.discovery import range_tags
+from assets.made import Made, tar_version
+from assets.partitions import range_tags
+from assets.versions import versions
+from image_curation.artifacts import read_artifact
 from image_curation.cluster import InlineCluster
 from image_curation.config import load_settings
 from image_curation.curate import curate
 from image_curation.demo.shards import DemoSample, make_demo_shards
 from image_curation.project import Project
+from image_curation.steps.duplicate_versions import twins_by_shard
 
-PER_SHARD = ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches", "selection")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 AUDIT_JOB = dg.define_asset_job(
@@ -70,11 +75,13 @@ class Graph:
     def register(self, *keys: str) -> None:
         self.instance.add_dynamic_partitions("shards", list(keys))
 
-    def run(self, *keys: str, only: Sequence[str] = ()) -> dg.ExecuteInProcessResult:
+    def run(
+        self, *keys: str, only: Sequence[str] = (), tags: Mapping[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         """Run the job over these shards, which were registered one after the other; `only` some assets of it."""
         return defs.resolve_job_def("curate").execute_in_process(
             instance=self.instance,
-            tags=range_tags(list(keys)),
+            tags=tags or range_tags(keys),
             asset_selection=[dg.AssetKey(name) for name in only] or None,
             run_config=QUIET,
             raise_on_error=False,
@@ -84,15 +91,33 @@ class Graph:
         """Have everything made without Dagster and tell Dagster so: much quicker than a run."""
         curate(self.project, InlineCluster(), lambda *_: None)
         self.register(*keys)
-        for asset in PER_SHARD:
-            for key in keys:
-                self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
+        code, twins = versions(self.project), twins_by_shard(self.project)
+        for key in keys:
+            index = read_artifact(self.project.index_url(key))
+            tar = tar_version(index.certificate.inputs["tar"])
+            contents = {
+                "shard_index": index.content,
+                "embeddings": read_artifact(self.project.embeddings_url(key)).content,
+                "aesthetic_scores": read_artifact(self.project.scores_url("aesthetic", key)).content,
+                "nsfw_scores": read_artifact(self.project.scores_url("nsfw", key)).content,
+                "known_matches": "none",
+                "duplicate_groups": twins[key].content,
+                "selection": read_artifact(self.project.selection_url(key)).content,
+            }
+            for asset, content in contents.items():
+                tags = {"dagster/data_version": str(Made(tar, code[asset], content))}
+                self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, tags=tags))
 
     def audit(self) -> dict[str, dg.AssetCheckEvaluation]:
         """Run the asset checks alone; by name."""
         job = dg.Definitions.merge(defs, dg.Definitions(jobs=[AUDIT_JOB])).resolve_job_def("audit")
         result = job.execute_in_process(instance=self.instance, run_config=QUIET)
         return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+    def released(self) -> dict[str, Any]:
+        """The ledger of the release."""
+        ledger: dict[str, Any] = json.loads((self.root / "release" / "manifest.json").read_text())["ledger"]
+        return ledger
 
     def done(self, asset: str) -> set[str]:
         """Partitions that Dagster holds for materialized."""

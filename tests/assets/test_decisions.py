@@ -48,10 +48,12 @@ def test_newcomer_that_beats_an_old_image_reports_the_old_shard_too_and_no_other
     assert decisions(graph, "new") == {original: ("kept", None)}
     latest = graph.instance.get_latest_materialization_event(dg.AssetKey("selection")).asset_materialization
     assert latest.partition in ("new", "old")
+    assert materialized(graph, result)["duplicate_groups"] == {"new", "old"}
     (report,) = [
         entry.asset_materialization
         for entry in graph.instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         if entry.asset_materialization.partition == "old"
+        and entry.asset_materialization.asset_key.path == ["selection"]
     ]
     assert report.metadata["ledger"].value == "2 read = 1 kept + 1 dropped + 0 failed"
     assert report.tags["dagster/data_version"]

@@ -24,7 +24,7 @@ DEPENDENCIES = {
     "curated_shards": {"selection"},
     "curation_report": {"curated_shards"},
 }
-GLOBAL = {"duplicate_groups", "curated_shards", "curation_report"}
+GLOBAL = {"curated_shards", "curation_report"}
 CHECKS = {
     ("shard_index", "shards_are_readable"),
     ("embeddings", "vectors_have_samples"),

@@ -52,14 +52,20 @@ def test_settings_that_are_missing_are_named(graph, capsys, monkeypatch):
     assert "IMAGE_CURATION_SOURCE: Field required" in capsys.readouterr().err
 
 
-def test_failed_step_is_told_in_a_sentence_and_exit_code_1(two_tars, capsys, monkeypatch):
-    monkeypatch.setenv("IMAGE_CURATION_ENCODER", "onnx:/nowhere/model.onnx")
+def test_failed_step_is_told_in_a_sentence_and_exit_code_1(two_tars, capsys):
+    (two_tars.root / "embeddings" / "embedded" / "b.parquet").mkdir(parents=True)
     assert run.main() == 1
     shown = " ".join(capsys.readouterr().err.split())
-    assert "shard_index failed: " in shown
-    assert "there is no weights file at /nowhere/model.onnx" in shown
+    assert "embeddings failed: 1 of 2 shards failed; the others are recorded. Retry these alone: b (" in shown
     assert "Traceback" not in shown
     assert ".py" not in shown
+
+
+def test_encoder_without_its_weights_is_told_before_anything_runs(two_tars, capsys, monkeypatch):
+    monkeypatch.setenv("IMAGE_CURATION_ENCODER", "onnx:/nowhere/model.onnx")
+    assert run.main() == 1
+    assert "there is no weights file at /nowhere/model.onnx" in " ".join(capsys.readouterr().err.split())
+    assert two_tars.instance.get_runs() == []
 
 
 def test_failed_shard_is_told_by_name(two_tars, capsys, monkeypatch):

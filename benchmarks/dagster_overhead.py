@@ -1,0 +1,119 @@
+"""What Dagster adds to a run over many shards: the graph against the same steps called as a library, in one process.
+
+    python benchmarks/dagster_overhead.py SHARDS [--rounds 3] [--postgres] [--profile]
+
+Both curate the same tars anew in each round, one after the other, with the encoder `embedded`, which needs no weights;
+a real encoder only makes the rest dearer. Then: what it costs to load the code location.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from postgres_server import postgres
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+LOAD = """import re, time; begun = time.perf_counter()
+import assets.definitions as graph; graph.defs.get_repository_def()
+took = time.perf_counter() - begun
+print(took, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", help="folder of tars, as benchmarks/make_shards.py makes them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--postgres", action="store_true", help="Dagster's log in PostgreSQL instead of SQLite")
+    parser.add_argument("--profile", action="store_true", help="show where the graph's time goes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        storage = stack.enter_context(postgres()) if options.postgres else None
+        measure(options, Path(folder), storage)
+
+
+def measure(options: argparse.Namespace, folder: Path, storage: dict[str, Any] | None) -> None:
+    places = {"SOURCE": options.shards, "ROOT": folder / "curated", "CLUSTER": "inline", "ENCODER": "embedded"}
+    os.environ |= {f"IMAGE_CURATION_{name}": str(value) for name, value in places.items()}
+    tars = len(list(Path(options.shards).glob("**/*.tar")))
+    library(folder / "warm")  # loads the encoder
+    times: dict[str, list[float]] = {"library": [], "graph": []}
+    for n in range(options.rounds):
+        for name, way in (("library", library), ("graph", partial(graph, storage))):
+            times[name].append(timed(way, folder / f"{name}-{n}", options.profile and name == "graph"))
+            print(f"round {n + 1}: {name:<8}{times[name][-1]:>8.2f} s", flush=True)
+    loads = [loading() for _ in range(3)]
+    best = {name: min(found) for name, found in times.items()}
+    added = best["graph"] - best["library"]
+    print(f"\n{tars:>5} shards{'best':>18}{'median':>10}")
+    for name, found in times.items():
+        print(f"{name:<20}{min(found):>8.2f} s{statistics.median(found):>8.2f} s")
+    print(f"Dagster adds {added:.2f} s, {1000 * added / tars:.1f} ms a shard: {added / best['library']:.1%}")
+    print(f"loading the code location: {min(s for s, _ in loads):.2f} s, {max(mb for _, mb in loads):.0f} MB (RSS)")
+
+
+def timed(way: Callable[[Path], None], folder: Path, profiled: bool) -> float:
+    """Seconds that a way takes into a new folder, which is removed afterwards."""
+    profile = cProfile.Profile()
+    begun = time.perf_counter()
+    if profiled:
+        profile.runcall(way, folder)
+        pstats.Stats(profile).sort_stats("cumulative").print_stats("dagster|assets|sqlite", 60)
+    else:
+        way(folder)
+    seconds = time.perf_counter() - begun
+    shutil.rmtree(folder)
+    return seconds
+
+
+def library(folder: Path) -> None:
+    """Everything without Dagster."""
+    from image_curation.cluster import InlineCluster
+    from image_curation.config import load_settings
+    from image_curation.curate import curate
+    from image_curation.project import Project
+
+    curate(Project.load(load_settings(root=str(folder))), InlineCluster(), lambda *_: None)
+
+
+def graph(storage: dict[str, Any] | None, folder: Path) -> None:
+    """Everything as one run of the job, on an instance of its own, or in a PostgreSQL that all rounds share."""
+    import dagster as dg
+
+    from assets.definitions import defs
+    from assets.partitions import range_tags
+    from image_curation.shards.discover import discover
+
+    os.environ["IMAGE_CURATION_ROOT"] = str(folder)
+    home = folder / "dagster"
+    home.mkdir(parents=True)
+    telemetry = {"telemetry": {"enabled": False}}
+    (home / "dagster.yaml").write_text(json.dumps(telemetry | ({"storage": storage} if storage else {})))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        keys = [tar.key for tar in discover(os.environ["IMAGE_CURATION_SOURCE"])[0]]
+        instance.add_dynamic_partitions("shards", keys)
+        job = defs.resolve_job_def("curate")
+        assert job.execute_in_process(instance=instance, tags=range_tags(keys), run_config=QUIET).success
+
+
+def loading() -> tuple[float, float]:
+    """Seconds and MB to load the graph in a new process."""
+    said = subprocess.run([sys.executable, "-c", LOAD], check=True, capture_output=True, text=True).stdout
+    seconds, megabytes = said.split()
+    return float(seconds), float(megabytes)
+
+
+if __name__ == "__main__":
+    main()
