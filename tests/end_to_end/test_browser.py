@@ -31,9 +31,9 @@ ARGUMENTS = [
 ]
 PATIENCE_MS = 40_000
 GROUPS = {
-    "samples": ["shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches"],
-    "decisions": ["duplicate_groups", "selection"],
-    "release": ["curated_shards", "curation_report"],
+    "images": ["shard_index", "embeddings"],
+    "measures": ["aesthetic_scores", "nsfw_scores", "known_matches", "duplicate_groups"],
+    "release": ["selection", "curated_shards", "curation_report"],
 }
 
 
@@ -174,7 +174,7 @@ def test_lineage_shows_every_asset_in_its_group_and_asks_nobody_else(site, tab):
 def test_asset_page_shows_metadata_with_its_picture(site, tab):
     tab.page.goto(f"{site.url}/assets/curated_shards", wait_until="domcontentloaded")
     tab.page.get_by_text(re.compile(r"^\d+ read = \d+ kept \+ \d+ dropped \+ \d+ failed$")).wait_for()
-    for key in ("ledger", "samples", "bytes", "tars", "path", "contact_sheet"):
+    for key in ("ledger", "samples", "megabytes", "tars", "path", "contact_sheet"):
         tab.page.get_by_text(key, exact=True).first.wait_for()
     tab.page.get_by_text("[Show Markdown]").last.click()
     tab.page.wait_for_function(
