@@ -33,7 +33,7 @@ def shares(ledger: Ledger) -> dg.MarkdownMetadataValue:
 def counts(values: dict[str, int], name: str, of: str = "samples") -> dg.MarkdownMetadataValue:
     """A table of counts of `of`, with a bar for the share of each."""
     all_of_them = max(1, sum(values.values()))
-    rows = [f"| {key} | {n:,} | {'▇' * round(_BAR * n / all_of_them)} |\n" for key, n in values.items()]
+    rows = [f"| {key} | {n:,} | {'━' * round(_BAR * n / all_of_them)} |\n" for key, n in values.items()]
     return dg.MetadataValue.md(f"| {name} | {of} | |\n|:--|--:|:--|\n{''.join(rows) or '| none | 0 | |' + chr(10)}")
 
 

@@ -86,7 +86,7 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str | None, di
 
 def table(value: dg.MetadataValue) -> dict[str, int]:
     """The counts of a Markdown table."""
-    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \| ▇* \|$", value.value, re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \| ━* \|$", value.value, re.MULTILINE)
     return {name: int(count.replace(",", "")) for name, count in rows if name not in ("none",)}
 
 
