@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from assets.definitions import defs
+from assets.versions import PARENTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -121,7 +122,13 @@ def test_job_covers_every_asset_and_every_check():
     assert {(key.asset_key.to_user_string(), key.name) for key in layer.asset_graph.asset_check_keys} == CHECKS
 
 
-def test_sensor_is_off_until_somebody_turns_it_on():
-    (sensor,) = defs.sensors
-    assert sensor.name == "new_shards"
+def test_sensor_and_schedule_are_off_until_somebody_turns_them_on():
+    (sensor,), (schedule,) = defs.sensors, defs.schedules
+    assert (sensor.name, schedule.name) == ("new_shards", "nightly")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+
+
+def test_versions_are_told_along_the_graph_as_it_is():
+    assert {name: set(parents) for name, parents in PARENTS.items()} == DEPENDENCIES
+    assert all(set(parents) <= set(list(PARENTS)[:n]) for n, parents in enumerate(PARENTS.values()))

@@ -38,9 +38,10 @@ def environment(monkeypatch):
         monkeypatch.setenv(name, "given")
 
 
-def test_instance_of_one_machine_is_valid(tmp_path):
+def test_instance_of_one_machine_is_valid(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     ref = instance(REPOSITORY / "dagster.yaml", tmp_path)
-    assert check(ref.storage_data).__name__ == "DagsterSqliteStorage"
+    assert check(ref.storage_data).__name__ == "LocalSqliteStorage"
     assert ref.settings["telemetry"] == {"enabled": False}
 
 
@@ -103,7 +104,7 @@ def test_chart_says_what_the_instance_of_a_cluster_says(values):
     assert limits == {"enabled": True} | instance["concurrency"]
     assert daemon["run_retries"] == instance["run_retries"]
     assert daemon["run_monitoring"] == instance["run_monitoring"] | {"poll_interval_seconds": 120}
-    assert snaked(values["retention"]["sensor"]) == instance["retention"]["sensor"]
+    assert snaked({"retention": values["retention"]})["retention"] == {"enabled": True} | instance["retention"]
     launcher, given = instance["run_launcher"]["config"], values["runLauncher"]["config"]["k8sRunLauncher"]
     assert launcher["resources"] == given["resources"]
     assert launcher["security_context"] == given["securityContext"]
@@ -112,7 +113,7 @@ def test_chart_says_what_the_instance_of_a_cluster_says(values):
     assert launcher["run_k8s_config"]["pod_spec_config"] == pod
 
 
-@pytest.mark.parametrize("key", ["concurrency", "telemetry"])
+@pytest.mark.parametrize("key", ["concurrency", "run_retries", "telemetry"])
 def test_all_instances_have_the_same_limits(key):
     files = [REPOSITORY / "dagster.yaml", COMPOSE, CLUSTER]
     first, *others = [yaml.safe_load(file.read_text("utf-8"))[key] for file in files]

@@ -75,7 +75,9 @@ def test_settings_name_the_scheduler_that_the_operator_makes(manifests):
 def test_settings_are_real_ones(manifests, monkeypatch):
     from image_curation.config import load_settings
 
-    for name, value in manifests["ConfigMap image-curation"]["data"].items():
+    given = dict(manifests["ConfigMap image-curation"]["data"])
+    assert given.pop("DAGSTER_EVENT_BATCH_SIZE") == "200"
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
         assert getattr(load_settings(source="x", root="y"), name.removeprefix("IMAGE_CURATION_").lower())
     assert load_settings().cluster == "tcp://curation-scheduler:8786"

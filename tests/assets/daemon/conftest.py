@@ -66,7 +66,7 @@ class Site:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
-    def until(self, holds: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    def until(self, holds: Callable[[], Any], what: str, seconds: float = 300) -> Any:
         """Wait until `holds` gives something true, and return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -125,13 +125,14 @@ def impatient(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def site(tmp_path) -> Iterator[Callable[..., Site]]:
+def site(tmp_path, monkeypatch) -> Iterator[Callable[..., Site]]:
     """Starts Dagster with this repository's dagster.yaml over a source, on disk unless told otherwise."""
     started: list[Site] = []
 
     def start(settings: Mapping[str, str] = {}) -> Site:
         home = tmp_path / "dagster"
         home.mkdir()
+        monkeypatch.setenv("DAGSTER_HOME", str(home))
         (home / "dagster.yaml").write_text(yaml.safe_dump(impatient(yaml.safe_load(INSTANCE.read_text()))))
         (tmp_path / "raw").mkdir(exist_ok=True)
         places = {"IMAGE_CURATION_SOURCE": str(tmp_path / "raw"), "IMAGE_CURATION_ROOT": str(tmp_path / "curated")}
