@@ -22,9 +22,8 @@ def _check(asset: dg.AssetsDefinition, shards_of: str, look: Audit) -> dg.AssetC
     @dg.asset_check(asset=asset, name=look.__name__, description=(look.__doc__ or "").strip())
     def check(context: dg.AssetCheckExecutionContext, curation: Curation) -> dg.AssetCheckResult:
         finding = look(curation.project(), done(context.instance, shards_of))
-        metadata = {
-            name: dg.MetadataValue.json(v) if isinstance(v, dict | list) else v for name, v in finding.facts.items()
-        }
+        told = {name: v for name, v in finding.facts.items() if v not in ({}, [])}
+        metadata = {name: dg.MetadataValue.json(v) if isinstance(v, dict | list) else v for name, v in told.items()}
         return dg.AssetCheckResult(passed=finding.passed, description=finding.sentence, metadata=metadata)
 
     return check

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.made import RELEASED, ready, released
-from assets.metadata import picture
+from assets.metadata import link, picture, shares
 from assets.selection import selection
 from assets.shard_step import OWNERS
 from assets.versions import LOADED, SAMPLES, versions
@@ -35,12 +35,14 @@ def curated_shards(
     return dg.MaterializeResult(
         metadata={
             "ledger": ledger.sentence(),
+            "shares": shares(ledger),
             "samples": manifest.samples,
-            "bytes": manifest.bytes,
             "tars": len(manifest.shards),
-            "path": dg.MetadataValue.path(project.release_url),
-            "fates": picture(ledger_bar_png(ledger)),
+            "megabytes": round(manifest.bytes / 1e6, 2),
             "contact_sheet": picture(kept_sheet(project, shards)),
+            "fates": picture(ledger_bar_png(ledger)),
+            "report": link(project.report_url),
+            "path": link(project.release_url),
         },
         data_version=dg.DataVersion(manifest.selection_hash),
         tags={RELEASED: released(of_tars, code), "dagster/code_version": code},

@@ -4,9 +4,10 @@ import dagster as dg
 
 from assets.curated_shards import curated_shards
 from assets.made import ready
-from assets.metadata import counts
+from assets.metadata import counts, link, shares
 from assets.shard_step import OWNERS
 from assets.versions import LOADED, SAMPLES, versions
+from image_curation.audit import ledger_of
 from resources.curation import Curation
 
 
@@ -14,7 +15,7 @@ from resources.curation import Curation
     deps=[curated_shards],
     code_version=LOADED["curation_report"],
     group_name="release",
-    kinds={"html"},
+    kinds={"html", "matplotlib"},
     owners=OWNERS,
 )
 def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg.MaterializeResult[None]:
@@ -22,14 +23,17 @@ def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg
     from image_curation.steps.curation_report import build_curation_report
 
     project = curation.project()
-    data = build_curation_report(project, list(ready(context.instance, *SAMPLES, "selection")))
+    shards = list(ready(context.instance, *SAMPLES, "selection"))
+    data, ledger = build_curation_report(project, shards), ledger_of(project, shards)
     return dg.MaterializeResult(
         metadata={
-            "report": dg.MetadataValue.path(project.report_url),
-            "read": data.ledger.read,
-            "kept": data.ledger.kept,
-            "dropped": counts(dict(data.ledger.dropped), "reason"),
-            "failed": counts(dict(data.ledger.failed), "error"),
+            "report": link(project.report_url),
+            "ledger": ledger.sentence(),
+            "shares": shares(ledger),
+            "read": ledger.read,
+            "kept": ledger.kept,
+            "dropped": counts(ledger.dropped, "reason"),
+            "failed": counts(ledger.failed, "error"),
             "duplicate_groups": data.total_groups or 0,
         },
         tags={"dagster/code_version": versions(project)["curation_report"]},

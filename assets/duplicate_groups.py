@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.embeddings import embeddings
 from assets.made import ready
-from assets.metadata import Metadata, counts, picture
+from assets.metadata import Metadata, counts, picture, speed
 from assets.partitions import backfill_policy, shards
 from assets.recording import Recorder, recorded
 from assets.shard_step import OWNERS
@@ -22,7 +22,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=LOADED["duplicate_groups"],
-    group_name="decisions",
+    group_name="measures",
     kinds={"parquet", "dask", "nvidia"},
     owners=OWNERS,
     pool="gpu",
@@ -61,13 +61,13 @@ def _describe(project: Project, outcome: Outcome, shards: int) -> Metadata:
         "samples_compared": facts["samples"],
         "samples_with_a_twin_in_all": outcome.artifact.rows,
         "groups_at_the_floor": facts["groups_at_floor"],
-        "pairs_in_the_spanning_forest": counts(facts["pairs"], "kind"),
+        "pairs_in_the_spanning_forest": counts(facts["pairs"], "kind", of="pairs"),
         "similarity_floor": project.similarity_floor,
         "searched_by": facts["searched_by"],
-        "cells": dg.MetadataValue.json(facts.get("cells", {})),
+        **({"cells": dg.MetadataValue.json(facts["cells"])} if facts.get("cells") else {}),
         "recall": dg.MetadataValue.json(facts["recall"] or {}),
+        **({} if outcome.reused else speed(facts["samples"], outcome.seconds)),
         "reused": outcome.reused,
-        "seconds": outcome.seconds,
         "path": dg.MetadataValue.path(outcome.artifact.url),
     }
 

@@ -20,7 +20,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=LOADED["embeddings"],
-    group_name="samples",
+    group_name="images",
     kinds={"parquet", "dask", "nvidia"},
     owners=OWNERS,
     pool="gpu",
@@ -35,8 +35,8 @@ def embeddings(
 
     def describe(outcome: Outcome) -> Metadata:
         facts = outcome.artifact.facts
-        words: Metadata = {"encoder": project.profile.name, "statuses": counts(facts["statuses"], "status")}
-        return words | {"weights_sha256": facts["weights_sha256"], "preprocessing": facts["preprocessing"]}
+        words: Metadata = {"statuses": counts(facts["statuses"], "status"), "encoder": project.profile.name}
+        return words | {"preprocessing": facts["preprocessing"], "weights_sha256": facts["weights_sha256"]}
 
     def pictures(key: str) -> dict[str, bytes]:
         from image_curation.report.pictures import shard_sheet

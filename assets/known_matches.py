@@ -22,7 +22,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=LOADED["known_matches"],
-    group_name="samples",
+    group_name="measures",
     kinds={"parquet", "dask"},
     owners=OWNERS,
 )

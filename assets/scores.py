@@ -26,7 +26,7 @@ def _score_asset(score: HeadKind, description: str) -> dg.AssetsDefinition:
         partitions_def=shards,
         backfill_policy=backfill_policy,
         code_version=LOADED[f"{score}_scores"],
-        group_name="samples",
+        group_name="measures",
         kinds={"parquet", "dask"},
         owners=OWNERS,
     )

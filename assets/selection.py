@@ -5,7 +5,7 @@ import dagster as dg
 from assets.duplicate_groups import duplicate_groups
 from assets.known_matches import known_matches
 from assets.made import ready
-from assets.metadata import Metadata, counts, picture
+from assets.metadata import Metadata, counts, link, picture, shares
 from assets.partitions import backfill_policy, shards
 from assets.recording import Recorder, recorded
 from assets.scores import aesthetic_scores, nsfw_scores
@@ -23,7 +23,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=LOADED["selection"],
-    group_name="decisions",
+    group_name="release",
     kinds={"parquet"},
     owners=OWNERS,
 )
@@ -54,15 +54,18 @@ def _needed(project: Project) -> list[str]:
 def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) -> Metadata:
     from image_curation.report.figures import ledger_bar_png
 
-    ledger = shard_ledger(project, shard)
+    ledger, smallest = shard_ledger(project, shard), outcome.artifact.facts["smallest_similarity"]
     words: Metadata = {
         "ledger": ledger.sentence(),
+        "shares": shares(ledger),
         "dropped": counts(ledger.dropped, "reason"),
         "failed": counts(ledger.failed, "error"),
-        **{name: outcome.artifact.facts[name] for name in ("smallest_similarity", "duplicates_below_limit")},
+        "smallest_similarity": None if smallest is None else round(smallest, 4),
+        "duplicates_below_limit": outcome.artifact.facts["duplicates_below_limit"],
         "rows": outcome.artifact.rows,
         "reused": outcome.reused,
         "policy": project.policy.fingerprint(),
+        "report": link(project.report_url),
         "path": dg.MetadataValue.path(outcome.artifact.url),
     }
     return words | ({"fates": picture(ledger_bar_png(ledger))} if pictured else {})

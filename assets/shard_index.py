@@ -4,7 +4,7 @@ from functools import partial
 
 import dagster as dg
 
-from assets.metadata import Metadata, counts
+from assets.metadata import Metadata, counts, link
 from assets.partitions import backfill_policy, shards, tars
 from assets.shard_step import OWNERS, materialize_shards
 from assets.versions import LOADED
@@ -18,7 +18,7 @@ from resources.curation import Curation
     partitions_def=shards,
     backfill_policy=backfill_policy,
     code_version=LOADED["shard_index"],
-    group_name="samples",
+    group_name="images",
     kinds={"parquet", "dask"},
     owners=OWNERS,
 )
@@ -35,9 +35,9 @@ def shard_index(
 def _describe(outcome: Outcome) -> Metadata:
     facts = outcome.artifact.facts
     return {
-        "tar": dg.MetadataValue.path(facts["url"]),
-        "tar_bytes": facts["bytes"],
         "samples": counts(facts["statuses"], "status"),
-        "strays": len(facts["strays"]),
         "damage": facts["unreadable"] or facts["problem"] or "none",
+        "strays": len(facts["strays"]),
+        "tar": link(facts["url"]),
+        "tar_megabytes": round(facts["bytes"] / 1e6, 2),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.made import tar_version
-from assets.metadata import Metadata, picture
+from assets.metadata import Metadata, picture, speed
 from assets.recording import Recorder, recorded
 from image_curation.cluster import Device, Done, Stage
 from image_curation.project import Project
@@ -58,7 +58,7 @@ def materialize_shards(
             key = getattr(one.item, "key", one.item)
             if one.error is None:
                 shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
-                words = describe(one.result) | _making(one.result) | {name: picture(png) for name, png in shown.items()}
+                words = describe(one.result) | {name: picture(png) for name, png in shown.items()} | _making(one.result)
                 record(key, words, one.result.artifact.content, made_of[key])
             else:
                 failed[key] = f"{type(one.error).__name__}: {one.error}"
@@ -80,5 +80,5 @@ def _said(one: Done) -> str:
 
 def _making(outcome: Outcome) -> Metadata:
     rows = outcome.artifact.rows
-    made: Metadata = {"rows": rows, "reused": outcome.reused, "path": dg.MetadataValue.path(outcome.artifact.url)}
-    return made if outcome.reused else made | {"seconds": outcome.seconds, "rows_per_second": rows / outcome.seconds}
+    took = {} if outcome.reused else speed(rows, outcome.seconds)
+    return {"rows": rows} | took | {"reused": outcome.reused, "path": dg.MetadataValue.path(outcome.artifact.url)}

@@ -23,9 +23,9 @@ SHARDS = tuple(f"demo-0000{n}" for n in range(6))
 PER_SHARD = ("shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "selection")  # with a file each
 PARTITIONED = (*PER_SHARD, "known_matches", "duplicate_groups")
 ROWS = {"rows", "reused", "path"}
-SPEED = {"seconds", "rows_per_second"}
+SPEED = {"seconds", "samples_per_second"}
 METADATA = {
-    "shard_index": ROWS | SPEED | {"tar", "tar_bytes", "samples", "strays", "damage"},
+    "shard_index": ROWS | SPEED | {"tar", "tar_megabytes", "samples", "strays", "damage"},
     "embeddings": ROWS | SPEED | {"encoder", "statuses", "weights_sha256", "preprocessing", "contact_sheet"},
     "aesthetic_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
     "nsfw_scores": ROWS | SPEED | {"scored", "why_null", "histogram"},
@@ -38,12 +38,13 @@ METADATA = {
         "similarity_floor",
         "recall",
     }
-    | {"pairs_in_the_spanning_forest", "searched_by", "cells", "shards", "reused", "seconds", "path"},
+    | {"pairs_in_the_spanning_forest", "searched_by", "shards", "reused", "path"}
+    | SPEED,
     "selection": ROWS
-    | {"ledger", "dropped", "failed", "policy", "fates"}
+    | {"ledger", "shares", "dropped", "failed", "policy", "report", "fates"}
     | {"smallest_similarity", "duplicates_below_limit", "largest_group"},
-    "curated_shards": {"ledger", "samples", "bytes", "tars", "path", "fates", "contact_sheet"},
-    "curation_report": {"report", "read", "kept", "dropped", "failed", "duplicate_groups"},
+    "curated_shards": {"ledger", "shares", "samples", "megabytes", "tars", "report", "path", "fates", "contact_sheet"},
+    "curation_report": {"report", "ledger", "shares", "read", "kept", "dropped", "failed", "duplicate_groups"},
 }
 PICTURES = ("contact_sheet", "histogram", "similarities", "fates")
 LEDGER = re.compile(r"(\d+) read = (\d+) kept \+ (\d+) dropped \+ (\d+) failed")
@@ -85,8 +86,23 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str | None, di
 
 def table(value: dg.MetadataValue) -> dict[str, int]:
     """The counts of a Markdown table."""
-    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \|$", value.value, re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \| ━* \|$", value.value, re.MULTILINE)
     return {name: int(count.replace(",", "")) for name, count in rows if name not in ("none",)}
+
+
+def test_bar_of_shares_is_in_proportion_and_small_enough_to_be_shown_in_place(twice):
+    seen = 0
+    for words in [*metadata(twice.first)["selection"].values(), metadata(twice.first)["curated_shards"][None]]:
+        text = words["shares"].value
+        (encoded,) = re.findall(r"^!\[\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)$", text)
+        widths = [
+            float(one) for one in re.findall(r' width="([\d.]+)" height="14" fill', base64.b64decode(encoded).decode())
+        ]
+        read, *fates = map(int, LEDGER.fullmatch(words["ledger"].value).groups())
+        assert widths == pytest.approx([400 * fate / read for fate in fates], abs=0.06)
+        assert len(text) < 1000  # else the UI shows a link to the picture
+        seen += 1
+    assert seen == len(SHARDS) + 1
 
 
 def picture(value: dg.MetadataValue) -> Image.Image:

@@ -95,7 +95,7 @@ def test_asset_says_who_what_and_which_version(name):
     assert asset.owners == ["team:curation"]
     assert len(asset.kinds) >= 1
     assert len(asset.description) > 30
-    assert asset.group_name in ("samples", "decisions", "release", "training")
+    assert asset.group_name in ("images", "measures", "release", "training")
     assert asset.code_version
 
 

@@ -30,10 +30,11 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 40_000
+LEDGER = re.compile(r"^\d+ read = \d+ kept \+ \d+ dropped \+ \d+ failed$")
 GROUPS = {
-    "samples": ["shard_index", "embeddings", "aesthetic_scores", "nsfw_scores", "known_matches"],
-    "decisions": ["duplicate_groups", "selection"],
-    "release": ["curated_shards", "curation_report"],
+    "images": ["shard_index", "embeddings"],
+    "measures": ["aesthetic_scores", "nsfw_scores", "known_matches", "duplicate_groups"],
+    "release": ["selection", "curated_shards", "curation_report"],
 }
 
 
@@ -159,6 +160,14 @@ def tab(browser) -> Iterator[Tab]:
     context.close()
 
 
+def keep(tab: Tab, name: str, height: int) -> None:
+    """Take a picture anew, into the folder that IMAGE_CURATION_SCREENSHOTS names; docs/ has some of them."""
+    if folder := os.environ.get("IMAGE_CURATION_SCREENSHOTS"):
+        tab.page.wait_for_timeout(1500)  # the pages glide into place
+        clip = {"x": 0, "y": 0, "width": tab.page.viewport_size["width"], "height": height}
+        tab.page.screenshot(path=Path(folder) / f"{name}.png", clip=clip)
+
+
 def test_lineage_shows_every_asset_in_its_group_and_asks_nobody_else(site, tab):
     tab.page.goto(f"{site.url}/asset-groups", wait_until="domcontentloaded")
     seen = 0
@@ -171,10 +180,25 @@ def test_lineage_shows_every_asset_in_its_group_and_asks_nobody_else(site, tab):
     assert tab.foreign(site.url) == []
 
 
+def test_lineage_reads_from_left_to_right_group_by_group(site, tab):
+    tab.page.set_viewport_size({"width": 1900, "height": 900})
+    groups = "%2C".join(f"global%40global%3A{group}" for group in GROUPS)
+    tab.page.goto(f"{site.url}/asset-groups?expanded={groups}", wait_until="domcontentloaded")
+    sides = {group: [] for group in GROUPS}
+    for group, assets in GROUPS.items():
+        for name in assets:
+            box = tab.page.locator("foreignObject", has=tab.page.get_by_text(name, exact=True)).last.bounding_box()
+            sides[group] += [box["x"], box["x"] + box["width"]]
+    images, measures, release = sides.values()
+    assert max(images) < min(measures) < max(measures) < min(release)
+    assert list(GROUPS) == sorted(GROUPS)  # the list beside the graph is alphabetical
+    keep(tab, "dagster-lineage", height=780)
+
+
 def test_asset_page_shows_metadata_with_its_picture(site, tab):
     tab.page.goto(f"{site.url}/assets/curated_shards", wait_until="domcontentloaded")
-    tab.page.get_by_text(re.compile(r"^\d+ read = \d+ kept \+ \d+ dropped \+ \d+ failed$")).wait_for()
-    for key in ("ledger", "samples", "bytes", "tars", "path", "contact_sheet"):
+    tab.page.get_by_text(LEDGER).wait_for()
+    for key in ("ledger", "samples", "megabytes", "tars", "path", "contact_sheet"):
         tab.page.get_by_text(key, exact=True).first.wait_for()
     tab.page.get_by_text("[Show Markdown]").last.click()
     tab.page.wait_for_function(
@@ -183,16 +207,31 @@ def test_asset_page_shows_metadata_with_its_picture(site, tab):
     assert tab.errors == []
 
 
+def test_partition_page_begins_with_the_ledger_and_its_bar_in_place(site, tab):
+    tab.page.set_viewport_size({"width": 1500, "height": 1000})
+    tab.page.goto(f"{site.url}/assets/selection?view=partitions&partition=demo-00003", wait_until="domcontentloaded")
+    tab.page.get_by_text(LEDGER).wait_for()
+    tab.page.wait_for_function(
+        "[...document.images].some(one => one.src.startsWith('data:image/svg') && one.naturalWidth === 400)"
+    )
+    keys = tab.page.locator("table td:first-child").all_inner_texts()
+    assert [key for key in keys if key][:3] == ["ledger", "shares", "dropped"]
+    keep(tab, "dagster-partition", height=812)
+
+
 @pytest.mark.parametrize(
     ("asset", "checks"),
     [("embeddings", ["vectors_have_samples", "vectors_have_unit_norm"]), ("selection", ["ledger_adds_up"])],
 )
 def test_asset_page_shows_its_checks_and_that_they_passed(site, tab, asset, checks):
+    tab.page.set_viewport_size({"width": 1500, "height": 700})
     tab.page.goto(f"{site.url}/assets/{asset}?view=checks", wait_until="domcontentloaded")
     for name in checks:
         tab.page.get_by_text(name, exact=True).first.wait_for()
     tab.page.get_by_text("Passed", exact=True).first.wait_for()
     tab.page.get_by_text("Failed", exact=True).first.wait_for(state="detached")
+    if asset == "selection":
+        keep(tab, "dagster-checks", height=660)
 
 
 RUNS = """query Runs { runsOrError(limit: 1) { ... on Runs { results {
@@ -217,9 +256,32 @@ def test_one_partition_is_materialized_by_three_clicks(site, tab):
     assert made.read_bytes() == content
 
 
+def test_backfill_over_all_partitions_is_one_run_that_names_its_shards(site, tab):
+    (before,) = site.ask(RUNS)["runsOrError"]["results"]
+    tab.page.set_viewport_size({"width": 1500, "height": 900})
+    tab.page.goto(f"{site.url}/assets/aesthetic_scores", wait_until="domcontentloaded")
+    tab.page.get_by_role("button", name="Materialize").first.click()
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_role("button", name="All", exact=True).click()
+    dialog.get_by_text("6 partitions").first.wait_for()
+    keep(tab, "dagster-backfill", height=680)
+    dialog.get_by_role("button", name="Launch backfill").click()
+
+    run = finished(site, before["runId"])
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert run["status"] == "SUCCESS"
+    assert run["assetSelection"] == [{"path": ["aesthetic_scores"]}]
+    first, last = (tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end"))
+    assert (first, last) == ("demo-00000", "demo-00005")
+    tab.page.set_viewport_size({"width": 1500, "height": 500})
+    tab.page.goto(f"{site.url}/runs/b/{tags['dagster/backfill']}", wait_until="domcontentloaded")
+    tab.page.get_by_text("100% completed").wait_for()
+    keep(tab, "dagster-backfill-done", height=300)
+
+
 def finished(site: Site, not_this: str) -> dict[str, Any]:
     """The newest run, once there is one that has ended."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180  # the daemon looks for backfills twice a minute
     while time.monotonic() < deadline:
         (run,) = site.ask(RUNS)["runsOrError"]["results"]
         if run["runId"] != not_this and run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
