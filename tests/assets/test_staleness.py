@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
@@ -30,7 +31,7 @@ def stale(graph) -> set[tuple[str, str | None]]:
     ]
     resolver = CachingStaleStatusResolver(
         graph.instance,
-        dg.Definitions(assets=loaded, resources=defs.resources).resolve_asset_graph(),
+        AssetGraph.from_assets(loaded),
         LoadingContextForTest(graph.instance),
     )
     shards = graph.instance.get_dynamic_partitions("shards")
