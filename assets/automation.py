@@ -22,6 +22,9 @@ TRIES = 3
 LISTED_EVERY_S = int(os.environ.get("IMAGE_CURATION_LISTED_EVERY_S", "60"))
 """How often the sensor lists the source."""
 
+NIGHTLY_AT = os.environ.get("IMAGE_CURATION_NIGHTLY_AT", "0 2 * * *")
+"""When the schedule runs: a cron expression, in UTC."""
+
 RUNS_PER_TICK = 50
 """So that a tick ends in time; the next one goes on."""
 
@@ -54,7 +57,7 @@ def new_shards(context: dg.SensorEvaluationContext, curation: Curation) -> dg.Se
     )
 
 
-@dg.schedule(job=curate, cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.STOPPED)
+@dg.schedule(job=curate, cron_schedule=NIGHTLY_AT, default_status=dg.DefaultScheduleStatus.STOPPED)
 def nightly(context: dg.ScheduleEvaluationContext, curation: Curation) -> list[dg.RunRequest] | dg.SkipReason:
     """Bring everything up to date: the source's changes, what failed, and what is stale under new settings or code.
 
