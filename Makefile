@@ -18,7 +18,7 @@ dev:  ## open the Dagster UI on the same project
 	.venv/bin/dagster dev
 
 test: lint  ## lint, types, import rules, the wheel, all tests
-	.venv/bin/python -m pytest -n 2 --dist loadfile -q
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 lint:  ## what a linter and a type checker see
 	./setup.sh $(EXTRAS),demo,dev

@@ -45,8 +45,9 @@ def test_instance_has_a_queue_a_pool_monitoring_retries_and_retention(home):
 def test_steps_that_use_a_gpu_share_its_pool_and_no_others():
     graph = defs.resolve_asset_graph()
     pools = {key.to_user_string(): graph.get(key).pools for key in graph.get_all_asset_keys()}
-    assert {name for name, pool in pools.items() if pool == {"gpu"}} == {"embeddings", "duplicate_groups"}
-    assert {name for name, pool in pools.items() if pool} == {"embeddings", "duplicate_groups"}
+    heavy = {"embeddings", "duplicate_groups", "trained_classifier"}
+    assert {name for name, pool in pools.items() if pool == {"gpu"}} == heavy
+    assert {name for name, pool in pools.items() if pool} == heavy
 
 
 def commented(section: str) -> dict:

@@ -212,8 +212,8 @@ def server(build, tmp_path) -> Iterator[tuple[subprocess.Popen, int]]:
     environment = kept | home | {"PYTHONPATH": str(build.inside("."))}
     running = subprocess.Popen(words, cwd=build.inside("."), env=environment, start_new_session=True)
     yield running, port
-    os.killpg(running.pid, signal.SIGTERM)
-    running.wait(30)
+    os.killpg(running.pid, signal.SIGKILL)  # it would end by itself, in half a minute or more
+    running.wait()
 
 
 def eval_list(text: str) -> list[str]:

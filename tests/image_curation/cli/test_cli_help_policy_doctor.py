@@ -15,6 +15,8 @@ MENTIONED = {
     "why": ["key", "--root", "IMAGE_CURATION_ROOT"],
     "preview": ["--root", "--sheet", "IMAGE_CURATION_ROOT"],
     "report": ["--root", "IMAGE_CURATION_ROOT"],
+    "train": ["place", "out", "--label-field", "--model", "torchrun"],
+    "export": ["out", "--as", "--root", "documents", "mds"],
     "policy": ["policy.yaml"],
     "fetch": ["encoder"],
     "doctor": ["GPU", "weights"],
