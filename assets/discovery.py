@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from assets.made import Made, agreeing, released, tar_version
+from assets.made import Made, agreeing, released, same_tars, tar_version
 from assets.versions import SAMPLES
 from image_curation.artifacts import digest
 from image_curation.shards.discover import Shard
@@ -89,7 +89,7 @@ def plan(found: Sequence[Shard], known: Known, versions: Mapping[str, str], stal
 def unchanged(found: Sequence[Shard], registered: Sequence[str], last_release: str) -> bool:
     """Whether the last release is of the source as it is, so that there is nothing to ask further."""
     tars = {shard.key: tar_version(shard.fingerprint) for shard in found}
-    return set(registered) == tars.keys() and last_release.split(".")[0] == released(tars, "").split(".")[0]
+    return set(registered) == tars.keys() and same_tars(last_release, released(tars, ""))
 
 
 def _needs(tar: str, key: str, known: Known, versions: Mapping[str, str]) -> tuple[str, ...]:
@@ -121,5 +121,5 @@ def _batches(
 def _release(fit: Mapping[str, str], last: str, code: str, stale: bool) -> str:
     """The tag of a release of these shards; empty if it is the last one's."""
     wanted = released(fit, code)
-    same = wanted == last if stale else wanted.split(".")[0] == last.split(".")[0]
+    same = wanted == last if stale else same_tars(wanted, last)
     return "" if same else wanted

@@ -37,13 +37,13 @@ def tar_version(fingerprint: str) -> str:
     return digest(fingerprint)[:12]
 
 
-def made(instance: dg.DagsterInstance, asset: str, keys: Sequence[str] | None = None) -> dict[str, Made]:
-    """Shard -> how it was last made, of those that were; of all shards, or of `keys`."""
+def made(instance: dg.DagsterInstance, asset: str) -> dict[str, Made]:
+    """Shard -> how it was last made, of those that were."""
     key, kind = dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION
     log = instance.event_log_storage
-    tags = log.get_latest_tags_by_partition(key, kind, [_DATA_VERSION], asset_partitions=keys)
+    tags = log.get_latest_tags_by_partition(key, kind, [_DATA_VERSION])
     found = {shard: Made.parse(tag[_DATA_VERSION]) for shard, tag in tags.items()}
-    silent = instance.get_materialized_partitions(key) - found.keys() if keys is None else set()
+    silent = instance.get_materialized_partitions(key) - found.keys()
     return found | dict.fromkeys(silent, Made("", "", ""))
 
 
@@ -74,6 +74,11 @@ RELEASED = "image-curation/released"
 def released(tars: Mapping[str, str], code: str) -> str:
     """The value of that tag, for a release of these shards (shard -> its tar's version)."""
     return f"{digest(dict(tars))[:16]}.{code}"
+
+
+def same_tars(release: str, other: str) -> bool:
+    """Whether two releases, by their tags, are of the same tars."""
+    return release.split(".")[0] == other.split(".")[0]
 
 
 def last_release(instance: dg.DagsterInstance) -> str:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from image_curation.cli.options import Dest, Encoder, PolicyFile, Source
+from image_curation.cli.options import Dest, Encoder, PolicyFile, Source, pairs_of
 from image_curation.cli.tables import print_caution, print_findings, print_ledger, say
 
 DONE_WITH_FINDINGS = 3
@@ -45,7 +45,7 @@ def curate(
         policy=policy,
         weights=weights,
         heads=heads,
-        known_sets=_places(known) if known else None,
+        known_sets=pairs_of(known, "PLACE", "--known") if known else None,
         device=device,
         cluster=cluster,
         workers=workers,
@@ -67,15 +67,6 @@ def curate(
     say(console, "report", f"   {project.report_url}")
     if result.failed_shards or not all(finding.passed for finding in result.findings.values()):
         raise typer.Exit(DONE_WITH_FINDINGS)
-
-
-def _places(known: list[str]) -> dict[str, str]:
-    """Name -> place of each `NAME=PLACE`."""
-    pairs = [text.partition("=") for text in known]
-    for text, (name, _, place) in zip(known, pairs, strict=True):
-        if not name or not place:
-            raise typer.BadParameter(f"{text!r} should be NAME=PLACE.", param_hint="--known")
-    return {name: place for name, _, place in pairs}
 
 
 class _Bars(Progress):

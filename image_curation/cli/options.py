@@ -14,3 +14,18 @@ Encoder = Annotated[
     typer.Option(help="clip-vit-l-14, clip-vit-b-32, embedded, open_clip:MODEL/WEIGHTS, timm:NAME or onnx:PATH"),
 ]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="policy YAML; see `image-curation policy`")]
+
+
+def pairs_of(given: list[str], value: str, option: str, may_be_empty: bool = False) -> dict[str, str]:
+    """Name -> value of each `NAME=VALUE` that an option was given, where `value` is what messages call it.
+
+    Raises:
+        BadParameter: one has no name, no `=`, or nothing behind it where that may not be.
+    """
+    found = {}
+    for text in given:
+        name, equals, behind = text.partition("=")
+        if not name or not equals or not (behind or may_be_empty):
+            raise typer.BadParameter(f"{text!r} should be NAME={value}.", param_hint=option)
+        found[name] = behind
+    return found

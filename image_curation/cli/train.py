@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from image_curation.cli.options import pairs_of
 from image_curation.cli.tables import say
 
 
@@ -40,7 +41,8 @@ def train(
         return
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "image_size": image_size, "lr": lr}
     named |= {"augmentation": augmentation, "loader": loader, "check": check}
-    config = _config(TrainConfig, {"model": model, "label_field": label_field, **_given(named), **_pairs(set_ or [])})
+    others = pairs_of(set_ or [], "VALUE", "--set", may_be_empty=True)
+    config = _config(TrainConfig, {"model": model, "label_field": label_field, **_given(named), **others})
     with _Bar(console) as bar:
         trained = run(place, out, config, val, device, bar.show)
     if bar.began:  # the first process
@@ -51,14 +53,6 @@ def train(
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _pairs(given: list[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
-    for text, (name, equals, _) in zip(given, pairs, strict=True):
-        if not name or not equals:
-            raise typer.BadParameter(f"{text!r} should be NAME=VALUE.", param_hint="--set")
-    return {name: value for name, _, value in pairs}
 
 
 def _config(kind: Any, values: dict[str, Any]) -> Any:

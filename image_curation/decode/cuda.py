@@ -1,4 +1,4 @@
-"""Preparing images on a GPU: nvImageCodec decodes them, kernels crop them, torch measures them; the host says what."""
+"""Preparing images on a GPU: nvImageCodec decodes them, kernels crop them; the host says what, and measures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class CudaPreparer:
     """Prepares images on one GPU. See `picture.Preparer`.
 
-    All that torch does here is on a stream of its own, of high priority: an encoder may be at work beside it. The crops
+    All of it on the GPU is on a stream of its own, of high priority: an encoder may be at work beside it. The crops
     are complete when `prepare` returns, for any stream.
 
     Args:

@@ -14,15 +14,14 @@ import triton
 import triton.language as tl
 
 from image_curation.duplicates.cells import Grouped
-from image_curation.duplicates.cuda_pairs import Places, found_by, keep_hits
+from image_curation.duplicates.cuda_pairs import ROOM, Places, found_by, keep_hits
 
 _TILE = (128, 128, 64)
 _TILES = 1 << 20  # that are done by one launch
-_ROOM = 1 << 24  # pairs that one launch may find: 256 MB
 
 
 def pairs_in_cells(
-    x: torch.Tensor, y: torch.Tensor, cells: tuple[Grouped, Grouped], cut: float, is_same: bool, room: int = _ROOM
+    x: torch.Tensor, y: torch.Tensor, cells: tuple[Grouped, Grouped], cut: float, is_same: bool, room: int = ROOM
 ) -> Iterator[Places]:
     """Where a row of x and a row of y in the same cell have a product of at least `cut`, int64 [p] each, in any order.
 

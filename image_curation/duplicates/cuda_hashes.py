@@ -8,14 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
-from image_curation.duplicates.cuda_pairs import Places, found_by, keep_hits
+from image_curation.duplicates.cuda_pairs import ROOM, Places, found_by, keep_hits
 
 _TILE = (32, 128)
-_ROOM = 1 << 24  # pairs that one launch may find: 256 MB
 
 
 def near_in_buckets(
-    hashes: torch.Tensor, bounds: torch.Tensor, masks: Sequence[int], max_distance: int, room: int = _ROOM
+    hashes: torch.Tensor, bounds: torch.Tensor, masks: Sequence[int], max_distance: int, room: int = ROOM
 ) -> Iterator[Places]:
     """Places of two hashes that differ in at most `max_distance` bits, int64 [p] each; each pair once, in any order.
 

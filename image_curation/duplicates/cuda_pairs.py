@@ -16,12 +16,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 _TILE = (128, 256, 64)
 _GROUP = 16  # rows of tiles that share their columns in the L2 cache
 _ROWS = 16_384  # that are compared with all others by one launch
-_ROOM = 1 << 24  # pairs that one launch may find: 256 MB
+ROOM = 1 << 24  # pairs that one launch may find: 256 MB
 
 Places = tuple[torch.Tensor, torch.Tensor]
 
 
-def pairs_above(x: torch.Tensor, y: torch.Tensor, cut: float, is_same: bool, room: int = _ROOM) -> Iterator[Places]:
+def pairs_above(x: torch.Tensor, y: torch.Tensor, cut: float, is_same: bool, room: int = ROOM) -> Iterator[Places]:
     """Where x @ y.T >= cut: rows of x and rows of y, int64 [p] each, in any order.
 
     With `is_same` only what lies above the diagonal need come, and all of it does.

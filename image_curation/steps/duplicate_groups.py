@@ -95,12 +95,14 @@ def _generation(project: Project, counts: dict[str, int]) -> str | None:
     return cells_for(project, counts)
 
 
-def read_duplicates(project: Project) -> tuple[pa.Table, Edges]:
+def read_duplicates(project: Project, columns: Sequence[str] | None = None) -> tuple[pa.Table, Edges]:
     """The members of groups (shard, key, row, sha256, phash, textured, vector) and the edges between their rows.
 
-    `row` is a member's position among those samples of its shard that have a vector, by key.
+    `row` is a member's position among those samples of its shard that have a vector, by key. With `columns`, members
+    have these only; the vectors are nearly all that there is to read.
     """
     table = read_table(project.edges_url, ["a", "b", "similarity", "kind"])
     kinds = np.array([Kind[name.upper()] for name in table["kind"].to_pylist()], np.uint8)
     a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))
-    return read_table(project.members_url), Edges(a.astype(np.int64), b.astype(np.int64), similarity, kinds)
+    members = read_table(project.members_url, columns)
+    return members, Edges(a.astype(np.int64), b.astype(np.int64), similarity, kinds)

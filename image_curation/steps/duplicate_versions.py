@@ -32,7 +32,7 @@ def twins_by_shard(project: Project) -> Mapping[str, Twins]:
     Raises:
         ArtifactError: duplicates have not been searched yet.
     """
-    members, edges = read_duplicates(project)
+    members, edges = read_duplicates(project, ["shard", "key"])
     shards, keys = members["shard"].to_pylist(), members["key"].to_pylist()
     pairs: dict[str, list[str]] = {shard: [] for shard in shards}
     ends = zip(edges.a.tolist(), edges.b.tolist(), edges.similarity.tolist(), edges.kind.tolist(), strict=True)

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import re
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -72,32 +70,9 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(clean_environment, tmp_path_factory) -> Iterator[Store]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
-    server = subprocess.Popen([sys.executable, "-c", program], env=clean_environment, stdout=log, stderr=log)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(url)
+def store(clean_environment, s3_server) -> Iterator[Store]:
+    with s3_server(clean_environment) as url:
         yield a_user(url)
-    finally:
-        server.terminate()
-        server.wait(20)
-        log.close()
-
-
-def wait_for(url: str) -> None:
-    for _ in range(150):
-        try:
-            urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-        else:
-            return
-    raise RuntimeError(f"no S3 server came up at {url}")
 
 
 def a_user(url: str) -> Store:

@@ -3,12 +3,6 @@
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,24 +77,11 @@ def test_tars_on_disk_come_change_and_go(site, demo, tmp_path):
 
 
 @pytest.fixture
-def bucket(tmp_path) -> Iterator[Any]:
+def bucket(s3_server) -> Iterator[Any]:
     """A bucket in an S3 server on loopback."""
     boto3 = pytest.importorskip("boto3")
     pytest.importorskip("moto.server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    with (tmp_path / "moto.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(150):
-            try:
-                urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
+    with s3_server(os.environ) as url:
         given = {"endpoint_url": url, "region_name": "eu-central-1"}
         store = boto3.resource("s3", **given, aws_access_key_id="key", aws_secret_access_key="secret")
         made = store.Bucket("photos")
@@ -114,9 +95,6 @@ def bucket(tmp_path) -> Iterator[Any]:
             "IMAGE_CURATION_ROOT": "s3://photos/curated",
         }
         yield made
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 def test_tars_on_s3_come_change_and_go(site, demo, bucket, tmp_path):
