@@ -14,10 +14,10 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 
-BATCH_EDGES = 1_000_000  # edges held before they are reduced: 25 MB, about a second of work
+BATCH_EDGES = {"cpu": 1_000_000, "cuda": 10_000_000}  # held before they are reduced: 25 and 250 MB, about a second
 
 
-def maximum_spanning_forest(edges: Edges, n: int) -> Edges:
+def maximum_spanning_forest(edges: Edges, n: int, device: str = "cpu") -> Edges:
     """The one spanning forest that prefers the strongest edges: similarity down, then kind, a and b up.
 
     Since no two edges tie, the forest is unique and depends on neither the order nor the repetition of edges.
@@ -25,6 +25,7 @@ def maximum_spanning_forest(edges: Edges, n: int) -> Edges:
     Args:
         edges: m edges between rows below `n`; a pair may be there more than once.
         n: number of rows.
+        device: where to work, "cpu" or "cuda".
 
     Returns:
         At most n - 1 of the edges, strongest first.
@@ -33,6 +34,10 @@ def maximum_spanning_forest(edges: Edges, n: int) -> Edges:
         return edges
     if edges.b.max() >= n:
         raise ValueError(f"row {edges.b.max()} of an edge should be < n={n}")
+    if device == "cuda":
+        from image_curation.duplicates.cuda_forest import forest_places
+
+        return edges.take(forest_places(edges, n, device).numpy())
     edges = _ranked(edges, n)
     used = np.zeros(n, np.bool_)
     used[edges.a] = used[edges.b] = True
@@ -52,17 +57,23 @@ def _ranked(edges: Edges, n: int) -> Edges:
     return edges.take(np.sort(first)) if len(first) < len(edges) else edges
 
 
-def spanning_forests(edges: Edges, n: int) -> Edges:
+def spanning_forests(edges: Edges, n: int, device: str = "cpu") -> Edges:
     """One maximum spanning forest a kind, together: at most 3 (n - 1) edges, right at all thresholds of each kind."""
-    return concatenate([maximum_spanning_forest(edges.of(kind), n) for kind in Kind])
+    return concatenate([maximum_spanning_forest(edges.of(kind), n, device) for kind in Kind])
 
 
-def forest_of_batches(batches: Iterable[Edges], n: int, batch_edges: int = BATCH_EDGES) -> Edges:
-    """The maximum spanning forest of edges of one kind that arrive in batches; holds a batch + `batch_edges` + n."""
+def forest_of_batches(batches: Iterable[Edges], n: int, device: str = "cpu", batch_edges: int | None = None) -> Edges:
+    """The maximum spanning forest of edges of one kind that arrive in batches; holds a batch + `batch_edges` + n.
+
+    Args:
+        device: where to work, "cpu" or "cuda".
+        batch_edges: how many edges to hold before they are reduced; None is `BATCH_EDGES`.
+    """
+    limit = batch_edges or BATCH_EDGES[device]
     held, count = [Edges.none()], 0
     for batch in batches:
         held.append(batch)
         count += len(batch)
-        if count > batch_edges:
-            held, count = [maximum_spanning_forest(concatenate(held), n)], 0
-    return maximum_spanning_forest(concatenate(held), n)
+        if count > limit:
+            held, count = [maximum_spanning_forest(concatenate(held), n, device)], 0
+    return maximum_spanning_forest(concatenate(held), n, device)

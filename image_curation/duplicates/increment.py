@@ -64,8 +64,8 @@ def without(edges: Edges, there: npt.NDArray[np.bool_]) -> tuple[Edges, Rows]:
     return edges.take(~is_hurt[edges.a]), np.flatnonzero(is_hurt & there)
 
 
-def merged(parts: list[Edges], n: int) -> Edges:
-    """The spanning forests, one a kind, of all edges of all parts, between n rows.
+def merged(parts: list[Edges], n: int, device: str = "cpu") -> Edges:
+    """The spanning forests, one a kind, of all edges of all parts, between n rows, made on "cpu" or "cuda".
 
     Rows of equal vectors are tied to the first of them, as a search over all would have it: a search of parts ties them
     to the first of each part.
@@ -76,7 +76,7 @@ def merged(parts: list[Edges], n: int) -> Edges:
     copies = np.flatnonzero(equal != np.arange(n))
     ties = Edges.between(equal[copies], copies, 1.0, Kind.SEMANTIC)
     rest = edges.take((edges.kind != Kind.SEMANTIC) | (edges.similarity < 1.0))
-    return spanning_forests(concatenate([rest, ties]), n)
+    return spanning_forests(concatenate([rest, ties]), n, device)
 
 
 def renumbered(edges: Edges, number: Rows) -> Edges:

@@ -55,7 +55,7 @@ def perceptual_edges(
         raise ConfigError(f"max_distance={max_distance} should be from 0 to {MAX_DISTANCE} bits of {HASH_BITS}.")
     rows = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
     distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
-    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new, device), len(phash))
+    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new, device), len(phash), device)
 
 
 def nearest_hashes(
@@ -127,17 +127,20 @@ def _near_pairs_on_gpu(
 
     from image_curation.duplicates.cuda_hashes import near_in_buckets
 
-    radii = np.array(_band_radii(max_distance))
-    for band in np.flatnonzero(radii >= 0).tolist():
+    radii = _band_radii(max_distance)
+    ones = torch.from_numpy(np.bitwise_count(np.arange(1 << BAND_BITS)).astype(np.int64)).cuda()
+    bands = torch.arange(0, HASH_BITS, BAND_BITS).cuda()
+    for band in range(sum(radius >= 0 for radius in radii)):
         order, bounds = _buckets(hashes, band)
         ranked, edges = (torch.from_numpy(a).cuda() for a in (hashes[order].view(np.int64), bounds))
-        for places in near_in_buckets(ranked, edges, _masks(radii[band]), max_distance):
-            i, j = (order[place.cpu().numpy()] for place in places)
-            wanted = ~_met_before(hashes[i], hashes[j], radii[:band])
-            if fresh is not None:
-                wanted = wanted & (fresh[i] | fresh[j])
-            i, j = i[wanted], j[wanted]
-            yield i, j, hamming(hashes[i], hashes[j]).astype(np.int64)
+        askers = None if fresh is None else torch.from_numpy(fresh[order]).cuda()
+        for i, j in near_in_buckets(ranked, edges, _masks(radii[band]), max_distance):
+            distance = ones[((ranked[i] ^ ranked[j])[:, None] >> bands) & ((1 << BAND_BITS) - 1)]  # [p, bands]
+            wanted = (distance[:, :band] > torch.tensor(radii[:band]).cuda()).all(1)  # not met before
+            if askers is not None:
+                wanted &= askers[i] | askers[j]
+            x, y, far = (part.cpu().numpy() for part in (i[wanted], j[wanted], distance[wanted].sum(1)))
+            yield order[x], order[y], far
 
 
 def _band_radii(max_distance: int) -> list[int]:

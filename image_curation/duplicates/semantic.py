@@ -33,7 +33,7 @@ def semantic_edges(vectors: Float16s, threshold: float, cells: Cells | None = No
     Raises:
         ConfigError: the threshold is out of range, or the cells were made for vectors of another dimension.
     """
-    return forest_of_batches(semantic_pairs(vectors, threshold, cells, device), len(vectors))
+    return forest_of_batches(semantic_pairs(vectors, threshold, cells, device), len(vectors), device)
 
 
 def semantic_pairs(

@@ -81,13 +81,13 @@ def search_anew(
         compare(strips(new, old, block_rows(project, numbering.rows), AUDITED)), numbering
     )
     distance, device = project.settings.duplicates.max_phash_distance, resolve_device(project.settings.device)
-    is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)])
+    is_new = np.concatenate([np.full(counts[shard], shard in new) for shard in sorted(counts)]) if old else None
     parts += [
         found,
         exact_edges(hashes["sha256"]),
         perceptual_edges(hashes["phash"].to_numpy(), distance, _bools(hashes["textured"]), is_new, device),
     ]
-    edges = merged(parts, numbering.rows)
+    edges = merged(parts, numbering.rows, device)
     rows, ends = np.unique(np.concatenate([edges.a, edges.b]), return_inverse=True)
     members = _members(project, numbering, rows, hashes, known)
     local = Edges(ends[: len(edges)], ends[len(edges) :], edges.similarity, edges.kind)

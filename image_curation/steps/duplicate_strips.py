@@ -119,7 +119,7 @@ def _make(project: Project, generation: str | None, strip: Strip) -> Made:
             for a, b, cosine in part_pairs(products, own, part, floor):
                 yield Edges.between(a, b, cosine, Kind.SEMANTIC)
 
-    edges = forest_of_batches(batches(), numbering.rows)
+    edges = forest_of_batches(batches(), numbering.rows, products.device.type)
     rows = _named(numbering, np.concatenate([edges.a, audit.a]), np.concatenate([edges.b, audit.b]))
     similarity = np.concatenate([edges.similarity, np.ones(len(audit.a))])
     audited = np.arange(len(similarity)) >= len(edges)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image_curation.duplicates.cuda_forest import forest_places
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.duplicates.forest import forest_of_batches, maximum_spanning_forest, spanning_forests
 from image_curation.duplicates.groups import connected_groups, filter_edges
@@ -96,7 +97,7 @@ def test_forest_of_a_forest_and_more_edges_is_the_forest_of_all(first: list[Item
 def test_batches_give_the_forest_of_all(items: list[Item], batch_edges: int):
     batches = [edges_of(items[start : start + 4]) for start in range(0, len(items), 4)]
     whole = items_of(maximum_spanning_forest(edges_of(items), N))
-    assert items_of(forest_of_batches(batches, N, batch_edges)) == whole
+    assert items_of(forest_of_batches(batches, N, batch_edges=batch_edges)) == whole
 
 
 @settings(deadline=None)
@@ -125,6 +126,15 @@ def test_one_forest_over_mixed_kinds_would_lose_a_component():
     each = filter_edges(spanning_forests(edges_of(items), 2), 0.95, None, exact=False)
     assert connected_groups(alone, 2).tolist() == [0, 1]
     assert connected_groups(each, 2).tolist() == [0, 0]
+
+
+@given(mixed, st.randoms())
+def test_what_a_gpu_does_gives_the_same_forest_in_the_same_order(items: list[Item], random):
+    items = [*items, *random.sample(items, len(items) // 2)]
+    random.shuffle(items)
+    edges = edges_of(items)
+    places = forest_places(edges, N, "cpu").numpy()
+    assert items_of(edges.take(places)) == items_of(maximum_spanning_forest(edges, N)) == kruskal(items)
 
 
 def test_a_million_edges_take_seconds():
