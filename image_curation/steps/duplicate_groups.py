@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_curation import storage
 from image_curation.artifacts import Certificate, fresh, read_artifact, read_table
@@ -26,6 +27,9 @@ from image_curation.project import Project
 from image_curation.steps.outcome import Outcome, reuse_or_make
 
 _BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 4_000_000}  # half an hour on two cores, half a minute on a GPU
+
+KIND_NAMES = [kind.name.lower() for kind in Kind]
+"""By the number of each kind: what the edges' file calls it."""
 
 
 def build_duplicate_groups(
@@ -102,7 +106,7 @@ def read_duplicates(project: Project, columns: Sequence[str] | None = None) -> t
     have these only; the vectors are nearly all that there is to read.
     """
     table = read_table(project.edges_url, ["a", "b", "similarity", "kind"])
-    kinds = np.array([Kind[name.upper()] for name in table["kind"].to_pylist()], np.uint8)
+    kinds = pc.index_in(table["kind"], pa.array(KIND_NAMES)).to_numpy().astype(np.uint8)
     a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))
     members = read_table(project.members_url, columns)
     return members, Edges(a.astype(np.int64), b.astype(np.int64), similarity, kinds)

@@ -24,7 +24,7 @@ from image_curation.duplicates.semantic import recall_of_pairs, semantic_edges
 from image_curation.errors import ArtifactError
 from image_curation.project import Project
 from image_curation.steps.duplicate_cells import read_cells, read_vectors
-from image_curation.steps.duplicate_groups import read_duplicates
+from image_curation.steps.duplicate_groups import KIND_NAMES, read_duplicates
 from image_curation.steps.duplicate_strips import (
     AUDITED,
     Counts,
@@ -210,10 +210,11 @@ def _vectors(project: Project, numbering: Numbering, rows: Rows, known: Earlier 
         parts.append((places, embedding.vectors_of(before)[wanted]))
         missing[places] = False
     names, shard, position = numbering.placed(rows)
-    asked = [np.flatnonzero(missing & (shard == which)) for which in np.unique(shard[missing])]
+    asked = np.flatnonzero(missing)  # rows rise, and so do the shards that they lie in
+    by_shard = np.split(asked, np.flatnonzero(np.diff(shard[asked])) + 1) if len(asked) else []
     with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda places: read_vectors(project, names[shard[places[0]]])[position[places]], asked)
-        parts += zip(asked, read, strict=True)
+        read = pool.map(lambda places: read_vectors(project, names[shard[places[0]]])[position[places]], by_shard)
+        parts += zip(by_shard, read, strict=True)
     vectors = np.empty((len(rows), parts[0][1].shape[1] if parts else 1), np.float16)
     for places, found in parts:
         vectors[places] = found
@@ -232,7 +233,7 @@ def _edge_table(edges: Edges, members: pa.Table) -> pa.Table:
         for end, rows in (("a", edges.a), ("b", edges.b))
         for name in ("shard", "key")
     }
-    kinds = pa.array([Kind(kind).name.lower() for kind in edges.kind], pa.string())
+    kinds = pa.array(KIND_NAMES, pa.string()).take(pa.array(edges.kind))
     return pa.table({"a": edges.a, "b": edges.b, "similarity": edges.similarity, "kind": kinds, **names})
 
 
