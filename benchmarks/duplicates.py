@@ -4,7 +4,7 @@
     python benchmarks/duplicates.py ROOT [--share 0.01] [--workers 1] [--device auto] [--brute-force-rows N]
 
 The shards of ROOT that come last, a `--share` of them, are the increment. The third search starts from nothing but the
-generation of cells, if there is one, and has to find the same. "of the product" is the share of the rate at which the
+generation of cells, if there is one, and has to find the same; without it the first is "the full run". "of the product" is the share of the rate at which the
 same device multiplies large matrices in the same run, by the operations that comparing all with all needs. Bytes read
 are those of all files, cached or not; with workers they are not seen.
 """
@@ -145,14 +145,14 @@ def _print(runs: list[Run], device: str, peak: float, options: argparse.Namespac
         f"{'':<16}{'compared':>12}{'seconds':>10}{'of these':>10}{'CPU s':>9}{'GB read':>9}{'of the':>9}{'of the':>10}"
     )
     print(f"{'':<16}{'anew':>12}{'':>10}{'strips':>10}{'':>9}{'':>9}{'product':>9}{'full run':>10}")
-    dim = 768
+    dim, full = 768, runs[-1] if len(runs) == 3 else runs[0]
     for run in runs:
         old = run.facts["samples"] - run.compared
         work = run.compared * (run.compared + 2 * old) * dim
         share = work / max(run.strips_s, 1e-9) / peak / workers
         print(
             f"{run.name:<16}{run.compared:>12,}{run.seconds:>10.1f}{run.strips_s:>10.1f}{run.cpu_s:>9.1f}"
-            f"{run.read_bytes / 1e9:>9.2f}{share:>9.2f}{run.seconds / runs[-1].seconds:>10.3f}"
+            f"{run.read_bytes / 1e9:>9.2f}{share:>9.2f}{run.seconds / full.seconds:>10.3f}"
         )
     if len(runs) == 3:
         print(f"\nthe increment's result is that of the search over all: {runs[1].content == runs[2].content}")
