@@ -4,9 +4,9 @@
     python benchmarks/duplicates.py ROOT [--share 0.01] [--workers 1] [--device auto] [--brute-force-rows N]
 
 The shards of ROOT that come last, a `--share` of them, are the increment. The third search starts from nothing but the
-generation of cells, if there is one, and has to find the same; without it the first is "the full run". "of the product" is the share of the rate at which the
-same device multiplies large matrices in the same run, by the operations that comparing all with all needs. Bytes read
-are those of all files, cached or not; with workers they are not seen.
+generation of cells, if there is one, and has to find the same; without it the first is "the full run". "of the product"
+is the share of the rate at which the same device multiplies large matrices in the same run, by the operations that
+comparing all with all needs. Bytes read are those of all files, cached or not; with workers they are not seen.
 """
 
 import argparse
