@@ -18,8 +18,8 @@ from image_curation.encoders.weights import WeightsFile
 from image_curation.errors import ConfigError, WeightsError
 
 # Images in one forward pass. On a GPU the last batch is filled up, so that every pass has the same shape; on a CPU that
-# would cost more than it gives. 262 images of ViT-L/14 are 526 tiles of 128 tokens: on the 132 multiprocessors of an H100
-# or H200 a product's last round of tiles is then nearly full, which 256 images leave half empty (1 % more images a second).
+# would cost more than it gives. 262 images of ViT-L/14 are 526 tiles of 128 tokens: the 132 multiprocessors of an H100
+# or H200 are then busy in the last round of tiles of each product too; 256 images would leave half of them idle.
 _CUDA_BATCH, _CPU_BATCH = 262, 32
 
 
