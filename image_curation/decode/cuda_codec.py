@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import torch
 from nvidia import nvimgcodec  # type: ignore[attr-defined]
 
 from image_curation.decode.codec import PARAMS, CpuCodec, check_decoder, decodes_gray, picture_of
-from image_curation.decode.jpeg import is_plain, is_whole
+from image_curation.decode.jpeg import is_damaged, is_plain, is_whole
 from image_curation.decode.picture import Picture
 from image_curation.errors import ImageError
 from image_curation.shards.header import Header
@@ -24,14 +25,16 @@ class CudaCodec:
     length, and they differ by up to 3 of 255: an image's pixels would depend on its neighbours. Measured on an H200,
     the engine is within 1e-4 of libjpeg-turbo on average, the other cores within 0.05.
 
-    JPEGs are neither reduced nor checked for damage here: both belong to libjpeg-turbo, whose speed the GPU is there to
-    beat. One without its end marker is cut off, which the GPU would not say: the host decides on it. `damaged` is True
-    only for those that go to the host and strict decoding objects to.
+    JPEGs are not reduced here, and a GPU fills what is damaged or cut off with grey, without a word. So the threads of
+    `pool` look at each JPEG meanwhile, and what strict decoding objects to is the host's. Without `find_damage` only
+    those are that lack their end marker, and no other is ever called damaged.
     """
 
-    def __init__(self, device_id: int, threads: int, host: CpuCodec) -> None:
+    def __init__(self, device_id: int, threads: int, host: CpuCodec, pool: Executor, find_damage: bool) -> None:
         self._device = torch.device("cuda", device_id)
         self._host = host
+        self._pool = pool
+        self._find_damage = find_damage
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="decode-host")
         engine, cores = (
             nvimgcodec.Decoder(
@@ -48,16 +51,19 @@ class CudaCodec:
     def decode(self, images: Sequence[bytes], headers: Sequence[Header]) -> list[Picture | ImageError]:
         """One outcome an image, in order. The pixels are ready on torch's current stream.
 
-        What the GPU is not asked for, the host decodes meanwhile; what the GPU refuses, after it.
+        What the GPU is not asked for, the host decodes meanwhile; what the GPU refuses or is damaged, after it.
         """
         asked = [i for i, data in enumerate(images) if _is_for_gpu(data, headers[i])]
         others = sorted(set(range(len(images))) - set(asked))
+        damaged = self._damage(images, headers, asked)
         meanwhile = self._beside.submit(self._decode_on_host, images, headers, others)
         found: dict[int, Picture | ImageError] = {}
         for decoder in self._decoders:
             left = [i for i in asked if i not in found]
             if left:
                 found |= self._decode_with(decoder, images, headers, left)
+        for i in compress(asked, damaged):
+            found.pop(i, None)
         found |= self._uploaded(meanwhile.result())
         found |= self._uploaded(self._decode_on_host(images, headers, [i for i in asked if i not in found]))
         return [found[i] for i in range(len(images))]
@@ -65,6 +71,12 @@ class CudaCodec:
     def close(self) -> None:
         """Stop the thread."""
         self._beside.shutdown()
+
+    def _damage(self, images: Sequence[bytes], headers: Sequence[Header], asked: Sequence[int]) -> Iterator[bool]:
+        """Which of the asked images are damaged, being found out by the pool."""
+        if not self._find_damage:
+            return iter(())
+        return self._pool.map(is_damaged, [images[i] for i in asked], [headers[i] for i in asked])
 
     def _decode_with(
         self, decoder: nvimgcodec.Decoder, images: Sequence[bytes], headers: Sequence[Header], chosen: Sequence[int]

@@ -54,7 +54,7 @@ class ImageDecoder:
         device: "cpu", or "cuda" or "cuda:N" for a GPU. See `cuda_codec.CudaCodec` for what differs there.
         threads: of the host; 0 means as many as there are cores for this process.
         batch_size: the most images that are decoded at once; lists may be longer.
-        limits: checked on the header, before anything is decoded.
+        limits: checked on the header, before anything is decoded; and whether a GPU's host looks for damage.
 
     Raises:
         ConfigError: the device does not exist, or its decoder does not work.
@@ -71,7 +71,9 @@ class ImageDecoder:
         device_id = _device_id(device)
         self._limits = limits
         self._batch_size = batch_size
-        self._preparer = _preparer(size, device_id, threads or len(os.sched_getaffinity(0)), batch_size)
+        self._preparer = _preparer(
+            size, device_id, threads or len(os.sched_getaffinity(0)), batch_size, limits.find_damage
+        )
 
     def __enter__(self) -> ImageDecoder:
         return self
@@ -141,7 +143,7 @@ class ImageDecoder:
         return chunks
 
 
-def _preparer(size: int, device_id: int | None, threads: int, batch_size: int) -> Preparer:
+def _preparer(size: int, device_id: int | None, threads: int, batch_size: int, find_damage: bool) -> Preparer:
     short_side = _REDUCED_OVER_SIZE * size
     if device_id is None:
         from image_curation.decode.cpu import CpuPreparer
@@ -149,7 +151,7 @@ def _preparer(size: int, device_id: int | None, threads: int, batch_size: int) -
         return CpuPreparer(size, short_side, threads)
     from image_curation.decode.cuda import CudaPreparer  # loads DALI, which takes seconds
 
-    return CudaPreparer(size, short_side, device_id, threads, batch_size)
+    return CudaPreparer(size, short_side, device_id, threads, batch_size, find_damage)
 
 
 def _device_id(device: str) -> int | None:

@@ -59,6 +59,16 @@ def check_cmyk(jpeg: bytes, header: Header) -> None:
     _decode(jpeg, header, _REDUCTIONS[0], "CMYK", strict=True)
 
 
+def is_damaged(jpeg: bytes, header: Header) -> bool:
+    """Whether libjpeg has a warning on a plain JPEG or cannot decode it. Decoded as small as can be, that takes 0.7 of
+    the time, and the warnings are the same: they are about the codes, all of which are read."""
+    try:
+        _decode(jpeg, header, _REDUCTIONS[0], "RGB", strict=True)
+    except ValueError:
+        return True
+    return False
+
+
 def _colours(jpeg: bytes) -> str | None:
     """The colour space that a JPEG is stored in; None where libjpeg or simplejpeg cannot tell."""
     try:

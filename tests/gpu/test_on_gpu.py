@@ -69,6 +69,7 @@ def test_hostile_images_have_the_same_fate_on_the_gpu_as_on_the_cpu(
     for row in differing:
         print(f"  {names[row // 2]}: CPU {cpu.errors.get(row, 'ok')}, GPU {gpu.errors.get(row, 'ok')}")
     assert differing == []
+    assert [facts.damaged for facts in gpu.facts] == [facts.damaged for facts in cpu.facts]
     assert set(range(1, 2 * min(len(names), len(good)), 2)).isdisjoint(gpu.errors), "a good photo was lost"
     again = on_gpu.decode(good)
     beside_hostile = gpu.pixels[np.isin(gpu.rows, np.arange(1, 2 * len(good), 2))]

@@ -35,7 +35,8 @@ STRIPS = [(2001, 97), (97, 2001), (3000, 450), (450, 3001)]
 
 @pytest.fixture
 def mixed(photos) -> list[bytes]:
-    """Two plain JPEGs, one that the GPU refuses, a turned one; for the host a PNG, a GIF, a CMYK and a cut-off JPEG."""
+    """Two plain JPEGs, one that the GPU refuses, a turned one; for the host a PNG, a GIF, a CMYK and a cut-off JPEG.
+    Last one with a hole, of which the GPU does not say so."""
     image = Image.open(io.BytesIO(photos[0]))
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -45,11 +46,13 @@ def mixed(photos) -> list[bytes]:
         encoded(image, "GIF"),
         encoded(image.convert("CMYK"), "JPEG"),
         photos[1][: len(photos[1]) // 2],
+        photos[3][:20_000] + bytes(4_000) + photos[3][24_000:],
     ]
     return [photos[0], photos[1], photos[2], *others]
 
 
-def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed):
+@pytest.mark.parametrize("find_damage", [True, False])
+def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed, find_damage):
     """All of `CudaCodec` but the GPU: nvImageCodec's CPU decoders in its place, refusing the third image."""
     asked: list[int] = []
 
@@ -75,10 +78,12 @@ def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed):
     with ThreadPoolExecutor(2) as pool:
         codec = CudaCodec.__new__(CudaCodec)
         codec._device, codec._decoders = torch.device("cpu"), [Decoder(), Decoder()]
-        codec._host, codec._beside = CpuCodec(pool, 448), pool
+        codec._host, codec._beside, codec._pool, codec._find_damage = CpuCodec(pool, 448), pool, pool, find_damage
         codec._stream = lambda: 0
         outcomes = codec.decode(mixed, [read_header(image) for image in mixed])
-    assert asked == [4, 1]  # the plain JPEGs that are whole, then the one that is refused
+    assert asked == [5, 1]  # the plain JPEGs that are whole, then the one that is refused
+    assert isinstance(outcomes[8], Picture)
+    assert outcomes[8].facts.damaged == isinstance(outcomes[8].pixels, torch.Tensor) == find_damage
     pictures = outcomes[:7]
     assert all(isinstance(picture, Picture) for picture in pictures)
     used = ["nvimgcodec", "nvimgcodec", "simplejpeg", "nvimgcodec", "nvimgcodec", "pillow", "nvimgcodec"]
@@ -145,7 +150,9 @@ def test_mixed_list_on_the_gpu_is_as_on_the_cpu(mixed, decoder):
     assert found.pixels.is_cuda
     assert found.rows.tolist() == expected.rows.tolist()
     assert found.errors.keys() == expected.errors.keys()
-    assert [(fact.width, fact.height) for fact in found.facts] == [(f.width, f.height) for f in expected.facts]
+    assert [(f.width, f.height, f.damaged) for f in found.facts] == [
+        (f.width, f.height, f.damaged) for f in expected.facts
+    ]
     assert np.abs(found.pixels.cpu().numpy().astype(int) - expected.pixels).mean() < 1.5
     assert np.bitwise_count(found.measures["phash"] ^ expected.measures["phash"]).max() <= 4
     for name in ("sharpness", "exposure", "contrast"):
