@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import compress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from image_curation.decode.jpeg import is_damaged, is_plain, is_whole
 from image_curation.decode.picture import Picture
 from image_curation.errors import ImageError
 from image_curation.shards.header import Header
+
+_LOOKED_AT = 16  # JPEGs that a task looks at for damage: many small tasks would wait for the interpreter
 
 
 class CudaCodec:
@@ -55,14 +57,14 @@ class CudaCodec:
         """
         asked = [i for i, data in enumerate(images) if _is_for_gpu(data, headers[i])]
         others = sorted(set(range(len(images))) - set(asked))
-        damaged = self._damage(images, headers, asked)
+        damaged = self._damaged(images, headers, asked)
         meanwhile = self._beside.submit(self._decode_on_host, images, headers, others)
         found: dict[int, Picture | ImageError] = {}
         for decoder in self._decoders:
             left = [i for i in asked if i not in found]
             if left:
                 found |= self._decode_with(decoder, images, headers, left)
-        for i in compress(asked, damaged):
+        for i in chain.from_iterable(damaged):
             found.pop(i, None)
         found |= self._uploaded(meanwhile.result())
         found |= self._uploaded(self._decode_on_host(images, headers, [i for i in asked if i not in found]))
@@ -72,11 +74,12 @@ class CudaCodec:
         """Stop the thread."""
         self._beside.shutdown()
 
-    def _damage(self, images: Sequence[bytes], headers: Sequence[Header], asked: Sequence[int]) -> Iterator[bool]:
-        """Which of the asked images are damaged, being found out by the pool."""
+    def _damaged(self, images: Sequence[bytes], headers: Sequence[Header], asked: Sequence[int]) -> Iterator[list[int]]:
+        """Those of the asked images that are damaged, being found out by the pool."""
         if not self._find_damage:
             return iter(())
-        return self._pool.map(is_damaged, [images[i] for i in asked], [headers[i] for i in asked])
+        parts = [asked[start : start + _LOOKED_AT] for start in range(0, len(asked), _LOOKED_AT)]
+        return self._pool.map(lambda part: [i for i in part if is_damaged(images[i], headers[i])], parts)
 
     def _decode_with(
         self, decoder: nvimgcodec.Decoder, images: Sequence[bytes], headers: Sequence[Header], chosen: Sequence[int]
