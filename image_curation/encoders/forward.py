@@ -37,9 +37,9 @@ class Normalised:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [n, s, s, 3] -> float32 [n, 3, s, s], in memory as it was."""
-        if self._gain.shape != pixels.shape[1:]:  # one pixel as yet; torch is four times faster with a whole image
+        if self._gain.shape != pixels.shape[2:]:  # one pixel as yet; torch is five times faster with a whole row
             self._gain, self._offset = (
-                channels.expand(pixels.shape[1:]).contiguous() for channels in (self._gain, self._offset)
+                channels.expand(pixels.shape[2:]).contiguous() for channels in (self._gain, self._offset)
             )
         return pixels.float().mul_(self._gain).add_(self._offset).permute(0, 3, 1, 2)
 
