@@ -22,7 +22,7 @@ from image_curation.training.views import write_view
 
 @dataclass(frozen=True)
 class Batch:
-    """b images: float32 [b, 3, size, size] in channels_last, normalized; classes and row numbers of the dataset, int64 [b]."""
+    """b images: float32 [b, 3, size, size] in channels_last, normalized; their classes and row numbers: int64 [b]."""
 
     images: torch.Tensor
     labels: torch.Tensor

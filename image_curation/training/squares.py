@@ -22,14 +22,16 @@ def resizer(size: int, threads: int) -> Callable[[Sequence[Pixels]], list[Pixels
     pool = ThreadPoolExecutor(threads, thread_name_prefix="squares")
 
     def resized(images: Sequence[Pixels]) -> list[Pixels]:
-        made = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+        made = np.empty((len(images), size, size, 3), np.uint8)
         list(pool.map(lambda first: _resize(images[first::threads], made[first::threads]), range(threads)))
-        return list(made.numpy())
+        return list(made)
 
     return resized
 
 
-def _resize(images: Sequence[Pixels], made: torch.Tensor) -> None:
-    for image, square in zip(images, made.permute(0, 3, 1, 2), strict=True):
+def _resize(images: Sequence[Pixels], made: Pixels) -> None:
+    """Nothing in here is large enough for torch to start threads of its own, which would be in the model's way."""
+    for image, square in zip(images, made, strict=True):
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        square.copy_(interpolate(pixels, size=square.shape[1:], mode="bilinear", antialias=True)[0])
+        resized = interpolate(pixels, size=square.shape[:2], mode="bilinear", antialias=True)[0]
+        square[:] = resized.permute(1, 2, 0).numpy()
