@@ -92,8 +92,7 @@ def _random_view(encoded: Any, look: Look) -> Any:
     """A random tenth to all of the image, of an aspect ratio near its own, resized; then what is asked for beyond."""
     images = fn.decoders.image_random_crop(
         encoded,
-        device=look.decoder,
-        output_type=types.RGB,
+        **_decoding(look),
         random_area=[0.08, 1.0],
         random_aspect_ratio=[3 / 4, 4 / 3],
         num_attempts=100,
@@ -116,9 +115,14 @@ def _square(images: Any, look: Look) -> Any:
 
 def _centre_view(encoded: Any, look: Look) -> Any:
     """The image with its short side a little longer than the crop, which the normalization cuts out of its middle."""
-    images = _on(fn.decoders.image(encoded, device=look.decoder, output_type=types.RGB), look)
+    images = _on(fn.decoders.image(encoded, **_decoding(look)), look)
     short_side = float(round(look.size / _VALIDATION_CROP))
     return fn.resize(images, resize_shorter=short_side, interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def _decoding(look: Look) -> dict[str, Any]:
+    """Threads are not tied to cores: those of all processes of a machine would be tied to the same ones."""
+    return {"device": look.decoder, "output_type": types.RGB, "affine": False}
 
 
 def _on(images: Any, look: Look) -> Any:
