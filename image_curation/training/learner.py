@@ -104,12 +104,10 @@ class Learner:
         trained: Any = self.model
         if self._processes.count > 1:
             ids = [self._processes.local] if self._processes.device.type == "cuda" else None
-            trained = DistributedDataParallel(
-                trained,
-                device_ids=ids,
-                gradient_as_bucket_view=True,
-                broadcast_buffers=False,  # the first process's statistics are saved, and nobody's are used in training
-            )
+            trained = DistributedDataParallel(trained, device_ids=ids, gradient_as_bucket_view=True)
+            # Norms' statistics: those of the first process are saved, and training uses nobody's. (The argument's name
+            # depends on the version of torch.)
+            trained.broadcast_buffers = False
         return torch.compile(trained) if self._config.compile else trained
 
     def _judged(self) -> nn.Module:
