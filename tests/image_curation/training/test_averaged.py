@@ -1,4 +1,4 @@
-"""Averaged weights, by hand: the decay of the first steps, integers of the last one, changes in place, a stored state."""
+"""Averaged weights, by hand: the decay of the first steps, integers of the last, changes in place, a stored state."""
 
 import pytest
 import torch
