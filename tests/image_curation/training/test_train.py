@@ -183,3 +183,4 @@ def test_validation_place_uses_the_classes_of_training(folders, tars, tmp_path):
 def test_loss_that_is_no_number_stops_the_training(folders, tmp_path):
     with pytest.raises(TrainingError, match="the loss is no number after step"):
         train(str(folders), str(tmp_path), config(epochs=3, lr=1e30, warmup_epochs=0), device="cpu")
+    assert [event["step"] for event in events(tmp_path, "train")] == [1]  # the log says how it came to that
