@@ -76,12 +76,19 @@ def _originals(photos: Path) -> list[bytes]:
             for member in tar:
                 if member.name.endswith(".jpg") and (file := tar.extractfile(member)):
                     data = file.read()
-                    height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-                    if min(height, width) >= max(_SIDES) and colours == "YCbCr":
+                    if _is_large_enough(data):
                         found.append(data)
     if not found:
         raise SystemExit(f"no JPEG of at least {max(_SIDES)} pixels a side in the tars of {photos}")
     return found
+
+
+def _is_large_enough(data: bytes) -> bool:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError:  # among photos there may be what is none
+        return False
+    return min(height, width) >= max(_SIDES) and colours == "YCbCr"
 
 
 def _variant(original: bytes, chance: random.Random) -> bytes:

@@ -6,11 +6,16 @@
 SHARDS is what benchmarks/make_shards.py wrote. Two tables come last:
 
 - loaders alone: batches are taken and thrown away. On a CPU, DALI's threads against as many workers of the DataLoader;
-- the same loaders feeding the model, beside the model on one synthetic batch, which is the limit.
+- the same loaders feeding the model, beside the model on one synthetic batch, which is the limit where a GPU has it. A
+  model on the CPU shares its cores with what decodes for it, so there no loader can come near.
+
+CPU ms is the CPU time of an image in all processes and threads, which other work on the machine changes least.
 
 The peer is a DataLoader as torchvision's reference training has it: Pillow, RandomResizedCrop, flip, normalization.
 Where torchvision is not at hand the same transform in plain Pillow and torch takes its place, and the table says so.
 """
+
+from __future__ import annotations
 
 import argparse
 import io
@@ -21,11 +26,13 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -45,14 +52,14 @@ def main() -> None:
     with joined_processes(options.device) as processes:
         dataset = open_dataset(options.shards, options.label_field)
         feeds = {name: opened(name, options, dataset, processes) for name in options.loaders.split(",")}
-        alone: dict[str, list[float]] = {}
-        fed: dict[str, list[float]] = {}
+        alone: dict[str, list[Speed]] = {}
+        fed: dict[str, list[Speed]] = {}
         learner = Learner(config_of(options, "dali"), len(dataset.classes), len(dataset) // options.batch, processes)
         measured(feeds["synthetic"], learner.learn, options, processes, 3)  # the first steps choose kernels
         for _ in range(options.rounds):
             for name, batches in feeds.items():
                 if name != "synthetic":
-                    alone.setdefault(name, []).append(measured(batches, None, options, processes, 3))
+                    alone.setdefault(name, []).append(measured(batches, None, options, processes, options.seconds / 2))
                 fed.setdefault(name, []).append(measured(batches, learner.learn, options, processes, options.seconds))
         print_tables(options, dataset, alone, fed, processes)
 
@@ -96,7 +103,8 @@ def config_of(options: argparse.Namespace, loader: str) -> TrainConfig:
 def opened(name: str, options: argparse.Namespace, dataset: Dataset, processes: Processes) -> Iterator[Batch]:
     """Batches without end."""
     if name == "dataloader":
-        return endless(lambda: peer_batches(options, dataset, processes))
+        peer = peer_loader(options, dataset, processes)
+        return endless(lambda: peer_batches(peer, processes))
     loader = training_loader(config_of(options, name), dataset, processes, None)
     return endless(loader.epoch)
 
@@ -106,31 +114,46 @@ def endless(epoch: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
         yield from epoch()
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Of a window: images a second, and the CPU time of an image in ms."""
+
+    images_per_s: float
+    cpu_ms: float
+
+
 def measured(
     batches: Iterator[Batch],
     use: Callable[[Batch], Any] | None,
     options: argparse.Namespace,
     processes: Processes,
     seconds: float,
-) -> float:
-    """Images a second over some seconds, after a few batches that are not counted."""
+) -> Speed:
+    """Speed over some seconds, after a few batches that are not counted."""
     for _ in range(4):
         batch = next(batches)
         if use:
             use(batch)
     finish(processes)
-    start, images = time.perf_counter(), 0
+    start, cpu, images = time.perf_counter(), cpu_s(), 0
     while time.perf_counter() - start < seconds:
         batch = next(batches)
         images += len(batch.labels)
         if use:
             use(batch)
         if images % (16 * options.batch) == 0:
-            finish(
-                processes
-            )  # the queue of a GPU is long: without waiting, steps would be counted before they are done
+            finish(processes)  # the queue of a GPU is long: steps would be counted before they are done
     finish(processes)
-    return images / (time.perf_counter() - start)
+    speed = Speed(images / (time.perf_counter() - start), 1e3 * (cpu_s() - cpu) / images)
+    time.sleep(1)  # what was taken is made anew, which is no part of the next window
+    return speed
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of those that it started and that live."""
+    process = psutil.Process()
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))
 
 
 def finish(processes: Processes) -> None:
@@ -155,8 +178,8 @@ class PillowImages(TorchDataset[Any]):
         return self._transform(image), int(data.labels[row]), row
 
 
-def peer_batches(options: argparse.Namespace, dataset: Dataset, processes: Processes) -> Iterator[Batch]:
-    loader = DataLoader(
+def peer_loader(options: argparse.Namespace, dataset: Dataset, processes: Processes) -> DataLoader[Any]:
+    return DataLoader(
         PillowImages(dataset, peer_transform(options.size)[1]),
         batch_size=options.batch,
         shuffle=True,
@@ -164,8 +187,12 @@ def peer_batches(options: argparse.Namespace, dataset: Dataset, processes: Proce
         num_workers=options.workers,
         pin_memory=processes.device.type == "cuda",
         prefetch_factor=2,
+        persistent_workers=True,
         worker_init_fn=one_thread,
     )
+
+
+def peer_batches(loader: DataLoader[Any], processes: Processes) -> Iterator[Batch]:
     for images, labels, rows in loader:
         yield Batch(*(part.to(processes.device, non_blocking=True) for part in (images, labels, rows)))
 
@@ -218,8 +245,8 @@ class PillowTransform:
 def print_tables(
     options: argparse.Namespace,
     dataset: Dataset,
-    alone: dict[str, list[float]],
-    fed: dict[str, list[float]],
+    alone: dict[str, list[Speed]],
+    fed: dict[str, list[Speed]],
     processes: Processes,
 ) -> None:
     gpu = processes.device.type == "cuda"
@@ -237,12 +264,16 @@ def print_tables(
     print_table("feeding the model", fed, "synthetic")
 
 
-def print_table(title: str, rates: dict[str, list[float]], base: str) -> None:
-    print(f"{title:<24}{'images/s':>10}{'least':>10}{'most':>10}   of {base}")
-    for name, values in rates.items():
-        middle = statistics.median(values)
-        share = f"{middle / statistics.median(rates[base]):.3f}" if base in rates else ""
-        print(f"{name:<24}{middle:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}   {share}")
+def print_table(title: str, speeds: dict[str, list[Speed]], base: str) -> None:
+    print(
+        f"{title:<24}{'images/s':>10}{'least':>10}{'most':>10}   {'of ' + base:<14}{'CPU ms':>8}{'least':>8}{'most':>8}"
+    )
+    middles = {name: statistics.median(one.images_per_s for one in found) for name, found in speeds.items()}
+    for name, found in speeds.items():
+        rates, cpu = ([getattr(one, field) for one in found] for field in ("images_per_s", "cpu_ms"))
+        share = f"{middles[name] / middles[base]:.3f}" if base in middles else ""
+        print(f"{name:<24}{middles[name]:>10,.0f}{min(rates):>10,.0f}{max(rates):>10,.0f}   {share:<14}", end="")
+        print(f"{statistics.median(cpu):>8.2f}{min(cpu):>8.2f}{max(cpu):>8.2f}")
     print()
 
 

@@ -1,13 +1,14 @@
-"""Fixtures that all tests share: where the real test data lies, and an S3 server."""
+"""Fixtures that all tests share: where the real test data lies, an S3 server, and a training that is killed."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -56,3 +57,46 @@ def answering(url: str) -> str:
         else:
             return url
     raise RuntimeError(f"no S3 server came up at {url}")
+
+
+@pytest.fixture(scope="session")
+def start_and_kill() -> Callable[[Sequence[str], Path], None]:
+    """Starts a training, waits for its first checkpoint, and kills all its processes at once without a warning.
+
+    The folder of the checkpoint is a word of the command, by which torchrun's workers are found too.
+    """
+
+    def killed(words: Sequence[str], checkpoint: Path) -> None:
+        with subprocess.Popen(
+            words,
+            cwd=REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            until = time.monotonic() + 120
+            while not checkpoint.exists():
+                assert process.poll() is None, "it ended before its first checkpoint"
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            while workers := running(str(checkpoint.parent)):
+                for pid in workers:
+                    os.kill(pid, signal.SIGKILL)
+                process.poll()
+                time.sleep(0.05)
+
+    return killed
+
+
+def running(word: str) -> list[int]:
+    """Processes with this word on their command line: torchrun gives its workers sessions of their own."""
+    found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in found if word in command_line(pid)]
+
+
+def command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:  # it has ended
+        return []

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -53,12 +54,28 @@ def _documents(project: Project, counts: Counter[str]) -> Iterator[list[Document
 def _metadata(row: dict[str, Any]) -> dict[str, Any]:
     """The sample's own JSON under `original`, the rest beside it; nothing that is null."""
     known = {name: value for name, value in row.items() if name not in _APART and value is not None}
-    return known | ({"original": json.loads(row["metadata"])} if row["metadata"] else {})
+    known = {name: value for name, value in known.items() if not isinstance(value, float) or isfinite(value)}
+    return known | ({"original": _parsed(row["metadata"])} if row["metadata"] else {})
+
+
+def _parsed(text: str) -> Any:
+    """What Python takes for JSON, with null for the numbers that JSON has not: NaN, infinity, 1e999."""
+
+    def number(digits: str) -> float | None:
+        value = float(digits)
+        return value if isfinite(value) else None
+
+    return json.loads(text, parse_float=number, parse_constant=number)
+
+
+def _printed(value: Any) -> bytes:
+    """JSON in UTF-8. Half of a surrogate pair, which JSON can spell out but which is no text, becomes `?`."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _write_lines(file: BinaryIO, parts: Iterable[list[Document]]) -> None:
     for documents in parts:
-        file.write("".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents).encode())
+        file.write(b"".join(_printed(document) + b"\n" for document in documents))
 
 
 def _write_gzipped(file: BinaryIO, parts: Iterable[list[Document]]) -> None:
@@ -70,7 +87,7 @@ def _write_parquet(file: BinaryIO, parts: Iterable[list[Document]]) -> None:
     schema = pa.schema([(name, pa.string()) for name in ("id", "text", "metadata")])
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for documents in parts:
-            rows = [document | {"metadata": json.dumps(document["metadata"])} for document in documents]
+            rows = [document | {"metadata": _printed(document["metadata"]).decode()} for document in documents]
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 

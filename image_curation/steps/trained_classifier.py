@@ -17,7 +17,7 @@ from image_curation.project import Project
 from image_curation.release.manifest import MANIFEST, Manifest, read_manifest
 from image_curation.training.config import TrainConfig
 
-CODE_VERSION = "1"  # raise it when equal releases and configurations give other weights
+CODE_VERSION = "2"  # raise it when equal releases and configurations give other weights
 _MODEL, _CARD = "model.safetensors", "model.json"
 
 

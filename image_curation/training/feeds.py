@@ -10,7 +10,7 @@ import torch
 from image_curation.training.config import TrainConfig
 from image_curation.training.dataset import Dataset
 from image_curation.training.loaders import Batch, DaliLoader, Feed, Loader, steps_of
-from image_curation.training.pipelines import Look
+from image_curation.training.pipelines import Look, channels_first
 from image_curation.training.processes import Processes
 from image_curation.training.proxy import ProxyLoader
 
@@ -61,7 +61,7 @@ class SyntheticLoader:
     def __init__(self, dataset: Dataset, feed: Feed, device: torch.device) -> None:
         self.steps = steps_of(dataset, feed, "drop")
         chance = torch.Generator().manual_seed(feed.seed + feed.shard)
-        images = torch.randn(feed.batch_size, 3, feed.look.size, feed.look.size, generator=chance)
+        images = channels_first(torch.randn(feed.batch_size, feed.look.size, feed.look.size, 3, generator=chance))
         rows = torch.randint(len(dataset), (feed.batch_size,), generator=chance)
         labels = torch.from_numpy(dataset.labels)[rows]
         self._batch = Batch(images.to(device), labels.to(device), rows.to(device))

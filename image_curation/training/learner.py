@@ -39,7 +39,7 @@ class Learner:
         model = create_model(config.model, classes)
         if config.weights:
             begin_with(model, config.weights)
-        self.model = _placed(model, processes)
+        self.model = _placed(model, processes).train()
         self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
         self._optimizer = _optimizer(config, self.model)
         self._trained: Any = self._wrapped()
@@ -48,7 +48,6 @@ class Learner:
 
     def learn(self, batch: Batch) -> torch.Tensor:
         """One step; the sums of loss and of right answers over the batch, float32 [2], on the device."""
-        self.model.train()
         self._set_rate()
         with self._precision():
             scores = self._trained(batch.images.contiguous(memory_format=torch.channels_last))
@@ -58,7 +57,7 @@ class Learner:
         self._optimizer.step()
         self.step += 1
         if self.averaged:
-            self.averaged.update(self.model)
+            self.averaged.update()
         return _sums(scores, batch.labels, loss)
 
     @torch.inference_mode()
@@ -106,6 +105,9 @@ class Learner:
         if self._processes.count > 1:
             ids = [self._processes.local] if self._processes.device.type == "cuda" else None
             trained = DistributedDataParallel(trained, device_ids=ids, gradient_as_bucket_view=True)
+            # Norms' statistics: those of the first process are saved, and training uses nobody's. (The argument's name
+            # depends on the version of torch.)
+            trained.broadcast_buffers = False
         return torch.compile(trained) if self._config.compile else trained
 
     def _judged(self) -> nn.Module:

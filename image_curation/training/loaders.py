@@ -16,13 +16,13 @@ from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 from image_curation.errors import ConfigError, TrainingError
 from image_curation.training.dataset import Dataset
 from image_curation.training.epochs import Policy, batches_of, check_epochs
-from image_curation.training.pipelines import READER, Look, Reading, reading_pipeline
+from image_curation.training.pipelines import READER, Look, Reading, channels_first, reading_pipeline
 from image_curation.training.views import write_view
 
 
 @dataclass(frozen=True)
 class Batch:
-    """b images: float32 [b, 3, size, size], normalized; classes int64 [b]; row numbers of the dataset int64 [b]."""
+    """b images: float32 [b, 3, size, size] in channels_last, normalized; their classes and row numbers: int64 [b]."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -131,7 +131,7 @@ class DaliLoader:
                     "check was left out: train with --check decode, which leaves out what cannot be decoded."
                 ) from error
             rows = outputs["label"].reshape(-1)
-            yield Batch(outputs["data"], self._labels[rows], rows)
+            yield Batch(channels_first(outputs["data"]), self._labels[rows], rows)
 
     def state(self) -> bytes:
         """See `Loader`. Some kB, and in the format of the DALI that is installed."""

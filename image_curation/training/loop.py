@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import ceil
@@ -127,7 +127,7 @@ class _Training:
 
     def run(self) -> Trained:
         """All epochs that are left, then the model."""
-        with closing(self._loader):
+        with closing(self._loader), closing(self._log) if self._log else nullcontext():  # also where it fails
             self._tell("start", images=len(self._learned), classes=len(self._learned.classes), **self._facts())
             for epoch in range(self._epoch, ceil(self._steps / self._loader.steps)):
                 self._learn_epoch(epoch)

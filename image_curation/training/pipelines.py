@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from nvidia.dali import fn as dali_fn
 from nvidia.dali import types as dali_types
 from nvidia.dali.auto_aug import auto_augment, trivial_augment
-from nvidia.dali.pipeline import pipeline_def
+from nvidia.dali.pipeline import Pipeline, pipeline_def
 
+from image_curation.training.squares import resizer
 from image_curation.training.views import DIGITS, FIELD
 
 fn: Any = dali_fn
@@ -39,6 +41,11 @@ class Look:
     decoder: Literal["cpu", "mixed"] = "cpu"
 
 
+def channels_first(images: torch.Tensor) -> torch.Tensor:
+    """A batch of a pipeline, [b, size, size, 3] -> [b, 3, size, size] in channels_last: the same memory, not a copy."""
+    return images.permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a reader reads: tars with an index for each, or files with their row numbers; and its share of them."""
@@ -56,24 +63,24 @@ class Reading:
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True, enable_checkpointing=True)  # type: ignore
 def reading_pipeline(reading: Reading, look: Look) -> tuple[Any, Any]:
-    """Images, float [3, size, size], and row numbers, int64 [1], of a reader's share."""
+    """Images, float [size, size, 3], and row numbers, int64 [1], of a reader's share."""
     encoded, row = _read_tars(reading) if reading.indices is not None else _read_files(reading)
     return seen(encoded, look), row.gpu() if look.device == "gpu" else row
 
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)  # type: ignore
 def proxy_pipeline(look: Look) -> Any:
-    """Images, float [3, size, size], of encoded ones that somebody else reads and sends."""
+    """Images, float [size, size, 3], of encoded ones that somebody else reads and sends."""
     return seen(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True), look)
 
 
 def seen(encoded: Any, look: Look) -> Any:
-    """The part that all pipelines share: encoded images -> float [3, size, size], normalized as for ImageNet."""
+    """The part that all pipelines share: encoded images -> float [size, size, 3], normalized as for ImageNet."""
     images = _random_view(encoded, look) if look.train else _centre_view(encoded, look)
     return fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
-        output_layout="CHW",
+        output_layout="HWC",  # what a model in channels_last wants: see `channels_first`
         crop=(look.size, look.size),
         mirror=fn.random.coin_flip() if look.train else 0,
         mean=MEAN,
@@ -85,14 +92,12 @@ def _random_view(encoded: Any, look: Look) -> Any:
     """A random tenth to all of the image, of an aspect ratio near its own, resized; then what is asked for beyond."""
     images = fn.decoders.image_random_crop(
         encoded,
-        device=look.decoder,
-        output_type=types.RGB,
+        **_decoding(look),
         random_area=[0.08, 1.0],
         random_aspect_ratio=[3 / 4, 4 / 3],
         num_attempts=100,
     )
-    images = _on(images, look)
-    images = fn.resize(images, size=[float(look.size)] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
+    images = _square(_on(images, look), look)
     if look.augmentation == "auto":
         return auto_augment.auto_augment_image_net(images, shape=(look.size, look.size))
     if look.augmentation == "trivial":
@@ -100,11 +105,24 @@ def _random_view(encoded: Any, look: Look) -> Any:
     return images
 
 
+def _square(images: Any, look: Look) -> Any:
+    """The whole of each image in the size asked for, by a linear filter with antialiasing."""
+    if look.device == "gpu":
+        return fn.resize(images, size=[float(look.size)] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
+    resized = resizer(look.size, Pipeline.current().num_threads)  # type: ignore[no-untyped-call]
+    return fn.python_function(images, function=resized, batch_processing=True, output_layouts="HWC")
+
+
 def _centre_view(encoded: Any, look: Look) -> Any:
     """The image with its short side a little longer than the crop, which the normalization cuts out of its middle."""
-    images = _on(fn.decoders.image(encoded, device=look.decoder, output_type=types.RGB), look)
+    images = _on(fn.decoders.image(encoded, **_decoding(look)), look)
     short_side = float(round(look.size / _VALIDATION_CROP))
     return fn.resize(images, resize_shorter=short_side, interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def _decoding(look: Look) -> dict[str, Any]:
+    """Threads are not tied to cores: those of all processes of a machine would be tied to the same ones."""
+    return {"device": look.decoder, "output_type": types.RGB, "affine": False}
 
 
 def _on(images: Any, look: Look) -> Any:

@@ -18,7 +18,7 @@ from image_curation.errors import TrainingError
 from image_curation.training.dataset import Dataset
 from image_curation.training.epochs import check_epochs
 from image_curation.training.loaders import Batch, Feed, seed_of_shard, steps_of
-from image_curation.training.pipelines import proxy_pipeline
+from image_curation.training.pipelines import channels_first, proxy_pipeline
 from image_curation.training.readable import image_bytes
 
 dali_proxy: Any = proxy  # it has no types
@@ -71,7 +71,7 @@ class ProxyLoader:
         try:
             for images, rows in self._running:
                 self._done += 1
-                yield Batch(images, labels[rows].to(images.device), rows.to(images.device))
+                yield Batch(channels_first(images), labels[rows].to(images.device), rows.to(images.device))
         except RuntimeError as error:
             raise TrainingError(f"DALI Proxy lost a batch of {self._dataset.place}: {error}") from error
         self._running, self._epoch, self._done = None, self._epoch + 1, 0

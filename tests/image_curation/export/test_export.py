@@ -16,18 +16,20 @@ from image_curation.errors import ConfigError, ReleaseError
 from image_curation.export import export
 from image_curation.export.mds import convert
 
+ODD = rb'{"n": 5, "half": "\ud83d", "nan": NaN, "huge": 1e999, "small": 1.5}'  # Python's parser takes it
 KEPT = {"a": range(0, 6), "b": range(6, 12)}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, workshop):
-    """Twelve photos in two shards; one has no caption, one is too small and goes."""
+    """Twelve photos in two shards; one has no caption, one odd JSON, one is too small and goes."""
     folder = tmp_path_factory.mktemp("export")
 
     def members(numbers) -> dict[str, bytes]:
         found = {f"{i:02d}.jpg": workshop.photo(i, (96, 72)) for i in numbers}
         found |= {f"{i:02d}.txt": f"photo {i}, café".encode() for i in numbers if i != 3}
-        return found | {f"{i:02d}.json": json.dumps({"url": f"http://x/{i}", "n": i}).encode() for i in numbers}
+        found |= {f"{i:02d}.json": json.dumps({"url": f"http://x/{i}", "n": i}).encode() for i in numbers}
+        return found | ({"05.json": ODD} if 5 in numbers else {})
 
     shards = {name: members(numbers) for name, numbers in KEPT.items()}
     shards["b"]["99.jpg"] = workshop.photo(99, (20, 20))
@@ -57,16 +59,22 @@ def test_documents_hold_captions_and_all_that_is_known(project, tmp_path, ending
     exported = export("documents", project, str(out))
     assert (exported.written, exported.left_out) == (11, {"no_caption": 1})
     if ending == "parquet":
-        rows = [row | {"metadata": json.loads(row["metadata"])} for row in pq.read_table(out).to_pylist()]
+        rows = [row | {"metadata": strict(row["metadata"])} for row in pq.read_table(out).to_pylist()]
     else:
         content = gzip.decompress(out.read_bytes()) if ending.endswith("gz") else out.read_bytes()
-        rows = [json.loads(line) for line in content.decode().splitlines()]
+        rows = [strict(line) for line in content.decode().splitlines()]
     assert [row["id"] for row in rows] == [f"{s}/{i:02d}" for s in KEPT for i in KEPT[s] if i != 3]
     assert rows[0]["text"] == "photo 0, café"
     assert rows[0]["metadata"]["original"] == {"url": "http://x/0", "n": 0}
+    assert rows[4]["metadata"]["original"] == {"n": 5, "half": "?", "nan": None, "huge": None, "small": 1.5}
     assert rows[0]["metadata"]["width"] == 96
     assert rows[0]["metadata"]["sharpness"] > 0
     assert "aesthetic" not in rows[0]["metadata"]  # null under this encoder
+
+
+def strict(text: str) -> dict:
+    """Parsed as other languages do, which know no NaN."""
+    return json.loads(text, parse_constant=pytest.fail)
 
 
 def mds_samples(folder: Path) -> list[dict[str, bytes]]:

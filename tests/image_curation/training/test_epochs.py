@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import torch
 from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
 
 from image_curation.errors import ConfigError
@@ -76,6 +77,7 @@ def test_images_and_labels_belong_to_their_rows(dataset):
     for loader in (plain, shuffled):
         for batch in loader.epoch():
             assert batch.images.shape[1:] == (3, 8, 8)
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
             assert batch.labels.tolist() == dataset.labels[batch.rows.numpy()].tolist()
             seen.update(batch.rows.tolist())
     assert set(seen.values()) == {2}

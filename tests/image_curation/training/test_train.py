@@ -4,10 +4,8 @@ import hashlib
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,43 +56,8 @@ def events(out: Path, kind: str) -> list[dict]:
     return [line for line in lines if line["event"] == kind]
 
 
-def start_and_kill(words: list[str], checkpoint: Path) -> None:
-    """Start, wait for the first checkpoint, kill all processes at once without a warning."""
-    with subprocess.Popen(
-        words,
-        cwd=REPOSITORY,
-        env=ONE_THREAD,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        until = time.monotonic() + 120
-        while not checkpoint.exists():
-            assert process.poll() is None, "it ended before its first checkpoint"
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        while workers := running(str(checkpoint.parent)):
-            for pid in workers:
-                os.kill(pid, signal.SIGKILL)
-            process.poll()
-            time.sleep(0.05)
-
-
-def running(word: str) -> list[int]:
-    """Processes with this word on their command line: torchrun gives its workers sessions of their own."""
-    found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in found if word in command_line(pid)]
-
-
-def command_line(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:  # it has ended
-        return []
-
-
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_mid_epoch_and_run_again_it_ends_with_the_same_weights(release, tmp_path, processes):
+def test_killed_mid_epoch_and_run_again_it_ends_with_the_same_weights(release, tmp_path, start_and_kill, processes):
     settings = {"label_field": "tree", "epochs": 2, "val_fraction": 0.2, "batch_size": 4}
     said = run(command(processes, release, tmp_path / "whole", **settings)).stdout
     assert said.count(f"40 images of 2 classes, {processes} x cpu, from the start") == 1
@@ -220,3 +183,4 @@ def test_validation_place_uses_the_classes_of_training(folders, tars, tmp_path):
 def test_loss_that_is_no_number_stops_the_training(folders, tmp_path):
     with pytest.raises(TrainingError, match="the loss is no number after step"):
         train(str(folders), str(tmp_path), config(epochs=3, lr=1e30, warmup_epochs=0), device="cpu")
+    assert [event["step"] for event in events(tmp_path, "train")] == [1]  # the log says how it came to that
