@@ -46,9 +46,10 @@ def duplicate_groups(
     recorder, words = Recorder(context, project), _describe(project, outcome, len(embedded))
     twins = twins_by_shard(project)
     changed = [key for key in embedded if key in asked or recorder.changed(key, twins[key].content)]
-    for key in changed:
-        seen = {"similarities": _histogram(project)} if key == changed[-1] else {}
-        recorder.record(key, {"samples_with_a_twin": twins[key].samples} | words | seen, twins[key].content)
+    with recorder.writing():
+        for key in changed:
+            seen = {"similarities": _histogram(project)} if key == changed[-1] else {}
+            recorder.record(key, {"samples_with_a_twin": twins[key].samples} | words | seen, twins[key].content)
     failed = dict.fromkeys(sorted(set(asked) - set(embedded)), "it is not ready: materialize its embeddings first")
     return recorded(failed, len(asked))
 

@@ -43,6 +43,7 @@ def _describe(outcome: Outcome) -> Metadata:
 
 def _nothing_to_match(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult[None]:
     recorder, keys = Recorder(context, project), list(context.partition_keys)
-    for key in sorted(recorder.left(recorder.tars(keys))):
-        recorder.record(key, {"sets": 0}, content="none")
+    with recorder.writing():
+        for key in sorted(recorder.left(recorder.tars(keys))):
+            recorder.record(key, {"sets": 0}, content="none")
     return recorded({}, len(keys))

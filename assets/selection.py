@@ -38,10 +38,11 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
     outcomes = build_selection(project, list(ready(context.instance, *_needed(project))))
     recorder = Recorder(context, project)
     largest = {"largest_group": largest_group(project, list(outcomes))}
-    for shard, outcome in outcomes.items():
-        if shard in asked or recorder.changed(shard, outcome.artifact.content):
-            metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS) | largest
-            recorder.record(shard, metadata, outcome.artifact.content)
+    with recorder.writing():
+        for shard, outcome in outcomes.items():
+            if shard in asked or recorder.changed(shard, outcome.artifact.content):
+                metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS) | largest
+                recorder.record(shard, metadata, outcome.artifact.content)
     missing = f"it is not ready: materialize its {', '.join(_needed(project))} first"
     return recorded({shard: missing for shard in sorted(asked - outcomes.keys())}, len(asked))
 

@@ -53,13 +53,13 @@ def materialize_shards(
     failed: dict[str, str] = {}
     told_at = time.monotonic()
     stage = Stage(context.asset_key.path[-1], step, device)
-    with recorder.beside() as record:
+    with recorder.writing():
         for n, one in enumerate(cluster.run([stage], items), len(keys) - len(items) + 1):
             key = getattr(one.item, "key", one.item)
             if one.error is None:
                 shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
                 words = describe(one.result) | {name: picture(png) for name, png in shown.items()} | _making(one.result)
-                record(key, words, one.result.artifact.content, made_of[key])
+                recorder.record(key, words, one.result.artifact.content, made_of[key])
             else:
                 failed[key] = f"{type(one.error).__name__}: {one.error}"
             if one.error is not None or n == len(keys) or time.monotonic() > told_at + TELL_EVERY_S:
