@@ -69,7 +69,7 @@ class Recorder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Write what the body records: beside it, on a thread, as it comes, and the rest when it ends, also by an error.
+        """Write what the body records: beside it, on a thread; the rest when it ends, also by an error.
 
         What comes within half a second is written together: each time of writing costs as much as some ten shards.
         """
