@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
-from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, generate_event_batch_id
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
 from assets.made import Made, made
 from assets.metadata import Metadata
@@ -89,7 +90,7 @@ class Recorder:
 
     def _write(self) -> None:
         batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        name, context = generate_event_batch_id(), self._context.op_execution_context
+        name, context = uuid4().hex, self._context.op_execution_context
         for n, one in enumerate(batch, 1):
             # What `context.log_event` does, but for the name of the batch, which it cannot be given.
             in_batch = DagsterEventBatchMetadata(name, is_end=n == len(batch))
