@@ -10,8 +10,9 @@ from assets.jobs import curate
 from assets.known import known
 from assets.made import last_release
 from assets.partitions import SHARDS_PER_RUN, range_tags, shards
+from assets.tars import Partition, partitions_of
 from assets.versions import PARENTS, SAMPLES, versions
-from image_curation.shards.discover import Shard, discover
+from image_curation.shards.discover import discover
 from resources.curation import Curation
 
 DECISIONS = tuple(asset for asset in PARENTS if asset not in SAMPLES)
@@ -38,7 +39,8 @@ def new_shards(context: dg.SensorEvaluationContext, curation: Curation) -> dg.Se
 
     An unchanged source costs one listing. What failed is tried again a few times, then each night.
     """
-    found, _ = discover(curation.settings().source)
+    settings = curation.settings()
+    found = partitions_of(settings, discover(settings.source)[0])
     registered = context.instance.get_dynamic_partitions("shards")
     if unchanged(found, registered, last_release(context.instance)):
         return dg.SkipReason(f"nothing new among the {len(found)} tars in the source")
@@ -63,7 +65,8 @@ def nightly(context: dg.ScheduleEvaluationContext, curation: Curation) -> list[d
 
     The release comes after all, by its lower priority in the queue.
     """
-    found, _ = discover(curation.settings().source)
+    settings = curation.settings()
+    found = partitions_of(settings, discover(settings.source)[0])
     registered = context.instance.get_dynamic_partitions("shards")
     current = versions(curation.project())
     todo = plan(found, known(context.instance, registered), current, stale=True, shards_per_run=SHARDS_PER_RUN)
@@ -103,7 +106,7 @@ def _next_tries(instance: dg.DagsterInstance, requests: list[dg.RunRequest]) -> 
             yield request.with_replaced_attrs(run_key=f"{request.run_key} {tries + 1}")
 
 
-def _why_nothing(found: list[Shard], todo: Plan) -> str:
+def _why_nothing(found: list[Partition], todo: Plan) -> str:
     if todo.waiting:
         return f"{todo.waiting} of the {len(found)} tars in the source are being worked on"
     failed = [key for batch in todo.batches for key in batch.shards]

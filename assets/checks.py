@@ -6,9 +6,9 @@ import dagster as dg
 
 from assets.curated_shards import curated_shards
 from assets.embeddings import embeddings
-from assets.partitions import done
 from assets.selection import selection
 from assets.shard_index import shard_index
+from assets.tars import done
 from image_curation import audit
 from image_curation.project import Project
 from resources.curation import Curation
@@ -21,7 +21,8 @@ def _check(asset: dg.AssetsDefinition, shards_of: str, look: Audit) -> dg.AssetC
 
     @dg.asset_check(asset=asset, name=look.__name__, description=(look.__doc__ or "").strip())
     def check(context: dg.AssetCheckExecutionContext, curation: Curation) -> dg.AssetCheckResult:
-        finding = look(curation.project(), done(context.instance, shards_of))
+        project = curation.project()
+        finding = look(project, done(context.instance, project.settings, shards_of))
         told = {name: v for name, v in finding.facts.items() if v not in ({}, [])}
         metadata = {name: dg.MetadataValue.json(v) if isinstance(v, dict | list) else v for name, v in told.items()}
         return dg.AssetCheckResult(passed=finding.passed, description=finding.sentence, metadata=metadata)

@@ -6,6 +6,7 @@ from assets.made import RELEASED, ready, released
 from assets.metadata import link, picture, shares
 from assets.selection import selection
 from assets.shard_step import OWNERS
+from assets.tars import keys_of, members
 from assets.versions import LOADED, SAMPLES, versions
 from image_curation.audit import ledger_of
 from image_curation.steps.curated_shards import build_curated_shards
@@ -29,7 +30,8 @@ def curated_shards(
 
     project = curation.project()
     of_tars = ready(context.instance, *SAMPLES, "selection")
-    shards, code = list(of_tars), versions(project)["curated_shards"]
+    of = members(project.settings, of_tars)
+    shards, code = keys_of(of), versions(project)["curated_shards"]
     ledger = ledger_of(project, shards)
     manifest = build_curated_shards(project, shards, cluster, ledger, on_shard=context.log.info)
     return dg.MaterializeResult(
@@ -45,5 +47,5 @@ def curated_shards(
             "path": link(project.release_url),
         },
         data_version=dg.DataVersion(manifest.selection_hash),
-        tags={RELEASED: released(of_tars, code), "dagster/code_version": code},
+        tags={RELEASED: released({key: of_tars[key] for key in of}, code), "dagster/code_version": code},
     )

@@ -6,6 +6,7 @@ from assets.curated_shards import curated_shards
 from assets.made import ready
 from assets.metadata import counts, link, shares
 from assets.shard_step import OWNERS
+from assets.tars import keys_of, members
 from assets.versions import LOADED, SAMPLES, versions
 from image_curation.audit import ledger_of
 from resources.curation import Curation
@@ -23,7 +24,7 @@ def curation_report(context: dg.AssetExecutionContext, curation: Curation) -> dg
     from image_curation.steps.curation_report import build_curation_report
 
     project = curation.project()
-    shards = list(ready(context.instance, *SAMPLES, "selection"))
+    shards = keys_of(members(project.settings, ready(context.instance, *SAMPLES, "selection")))
     data, ledger = build_curation_report(project, shards), ledger_of(project, shards)
     return dg.MaterializeResult(
         metadata={

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from assets.made import Made, agreeing, released, same_tars, tar_version
+from assets.tars import Partition
 from assets.versions import SAMPLES
 from image_curation.artifacts import digest
-from image_curation.shards.discover import Shard
+from image_curation.shards.groups import Group
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ class Plan:
     sample: str
 
 
-def plan(found: Sequence[Shard], known: Known, versions: Mapping[str, str], stale: bool, shards_per_run: int) -> Plan:
+def plan(
+    found: Sequence[Partition], known: Known, versions: Mapping[str, str], stale: bool, shards_per_run: int
+) -> Plan:
     """Decide what has to be done so that everything is made of the source as it is.
 
     A tar is taken up as long as what is on record was not made of it as it is now. So one whose run failed comes again,
     from the step that failed on, apart from those that went through.
 
     Args:
-        found: the tars in the source.
+        found: the partitions that the source has.
         versions: asset -> its version now.
         stale: take up also what was made by another version: under other settings, policy or code.
         shards_per_run: shards of a batch, at most.
@@ -76,6 +79,9 @@ def plan(found: Sequence[Shard], known: Known, versions: Mapping[str, str], stal
     add = sorted(tars.keys() - set(stays))
     needs = {key: _needs(tars[key], key, known, versions if stale else {}) for key in [*stays, *add]}
     fit = agreeing(sorted(stays), [known.made.get(asset, {}) for asset in SAMPLES])
+    for group in found:
+        if isinstance(group, Group) and fit.get(group.key) != tars[group.key]:
+            fit.pop(group.key, None)  # it is released again once it is made of the tars that it has now
     return Plan(
         add=tuple(add),
         remove=tuple(sorted(set(known.registered) - tars.keys())),
@@ -86,7 +92,7 @@ def plan(found: Sequence[Shard], known: Known, versions: Mapping[str, str], stal
     )
 
 
-def unchanged(found: Sequence[Shard], registered: Sequence[str], last_release: str) -> bool:
+def unchanged(found: Sequence[Partition], registered: Sequence[str], last_release: str) -> bool:
     """Whether the last release is of the source as it is, so that there is nothing to ask further."""
     tars = {shard.key: tar_version(shard.fingerprint) for shard in found}
     return set(registered) == tars.keys() and same_tars(last_release, released(tars, ""))

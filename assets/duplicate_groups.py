@@ -8,6 +8,7 @@ from assets.metadata import Metadata, counts, picture, speed
 from assets.partitions import backfill_policy, shards
 from assets.recording import Recorder, recorded
 from assets.shard_step import OWNERS
+from assets.tars import content_of, keys_of, members
 from assets.versions import LOADED
 from image_curation.project import Project
 from image_curation.steps.duplicate_groups import build_duplicate_groups
@@ -35,8 +36,9 @@ def duplicate_groups(
     Pairs cross shards, so all embedded shards are compared, whichever partitions are asked for. A shard that was not
     asked for is reported if a pair of its samples came or went, so that no other selection turns stale.
     """
-    project, asked = curation.project(), list(context.partition_keys)
-    embedded = list(ready(context.instance, "shard_index", "embeddings"))
+    project, asked = curation.project(), set(context.partition_keys)
+    of = members(project.settings, ready(context.instance, "shard_index", "embeddings"))
+    embedded = keys_of(of)
     outcome = build_duplicate_groups(
         project,
         embedded,
@@ -45,11 +47,14 @@ def duplicate_groups(
     )
     recorder, words = Recorder(context, project), _describe(project, outcome, len(embedded))
     twins = twins_by_shard(project)
-    changed = [key for key in embedded if key in asked or recorder.changed(key, twins[key].content)]
-    for key in changed:
-        seen = {"similarities": _histogram(project)} if key == changed[-1] else {}
-        recorder.record(key, {"samples_with_a_twin": twins[key].samples} | words | seen, twins[key].content)
-    failed = dict.fromkeys(sorted(set(asked) - set(embedded)), "it is not ready: materialize its embeddings first")
+    contents = {key: content_of(key, {tar: twins[tar].content for tar in tars}) for key, tars in of.items()}
+    changed = [key for key in of if key in asked or recorder.changed(key, contents[key])]
+    with recorder.writing():
+        for key in changed:
+            seen = {"similarities": _histogram(project)} if key == changed[-1] else {}
+            own = {"samples_with_a_twin": sum(twins[tar].samples for tar in of[key])}
+            recorder.record(key, own | words | seen, contents[key])
+    failed = dict.fromkeys(sorted(asked - of.keys()), "it is not ready: materialize its embeddings first")
     return recorded(failed, len(asked))
 
 

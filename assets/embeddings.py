@@ -1,5 +1,6 @@
 """The asset `embeddings`: a vector for each image, and what was measured while decoding it."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
@@ -7,7 +8,7 @@ import dagster as dg
 from assets.metadata import Metadata, counts
 from assets.partitions import backfill_policy, shards
 from assets.shard_index import shard_index
-from assets.shard_step import OWNERS, materialize_shards
+from assets.shard_step import OWNERS, materialize_shards, summed
 from assets.versions import LOADED
 from image_curation.steps.embeddings import build_embeddings
 from image_curation.steps.outcome import Outcome
@@ -33,9 +34,10 @@ def embeddings(
     if project.profile.caution:
         context.log.warning(project.profile.caution)
 
-    def describe(outcome: Outcome) -> Metadata:
-        facts = outcome.artifact.facts
-        words: Metadata = {"statuses": counts(facts["statuses"], "status"), "encoder": project.profile.name}
+    def describe(outcomes: Sequence[Outcome]) -> Metadata:
+        facts = outcomes[0].artifact.facts
+        statuses = counts(summed(outcomes, "statuses"), "status")
+        words: Metadata = {"statuses": statuses, "encoder": project.profile.name}
         return words | {"preprocessing": facts["preprocessing"], "weights_sha256": facts["weights_sha256"]}
 
     def pictures(key: str) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """The asset `known_matches`: what each sample matches in the evaluation and reference sets."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
@@ -8,7 +9,7 @@ from assets.embeddings import embeddings
 from assets.metadata import Metadata, counts
 from assets.partitions import backfill_policy, shards
 from assets.recording import Recorder, recorded
-from assets.shard_step import OWNERS, materialize_shards
+from assets.shard_step import OWNERS, materialize_shards, summed
 from assets.versions import LOADED
 from image_curation.project import Project
 from image_curation.steps.known_matches import build_known_matches
@@ -36,13 +37,14 @@ def known_matches(
     return materialize_shards(context, cluster, project, partial(build_known_matches, project), _describe)
 
 
-def _describe(outcome: Outcome) -> Metadata:
-    matched = outcome.artifact.facts["matched"]
+def _describe(outcomes: Sequence[Outcome]) -> Metadata:
+    matched = summed(outcomes, "matched")
     return {"sets": len(matched), "samples_that_match": counts(matched, "set")}
 
 
 def _nothing_to_match(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult[None]:
     recorder, keys = Recorder(context, project), list(context.partition_keys)
-    for key in sorted(recorder.left(recorder.tars(keys))):
-        recorder.record(key, {"sets": 0}, content="none")
+    with recorder.writing():
+        for key in sorted(recorder.left(recorder.tars(keys))):
+            recorder.record(key, {"sets": 0}, content="none")
     return recorded({}, len(keys))

@@ -1,12 +1,9 @@
-"""A tar shard is a partition: their definition, their names, and how many of them one run of a backfill takes."""
+"""A tar shard or a group of them is a partition: their definition, and how many one run of a backfill takes."""
 
 import os
 from collections.abc import Sequence
 
 import dagster as dg
-
-from image_curation.project import Project
-from image_curation.shards.discover import Shard, discover, largest_first
 
 shards = dg.DynamicPartitionsDefinition(name="shards")
 
@@ -14,29 +11,6 @@ SHARDS_PER_RUN = int(os.environ.get("IMAGE_CURATION_SHARDS_PER_RUN", "500"))
 backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=SHARDS_PER_RUN)
 
 _START, _END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-
-
-def tars(project: Project, keys: list[str]) -> list[Shard]:
-    """The tars of these partitions, largest first.
-
-    Raises:
-        Failure: a tar is no longer in the source.
-    """
-    found = {shard.key: shard for shard in discover(project.settings.source)[0]}
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise dg.Failure(
-            f"{len(missing)} shards are no longer under {project.settings.source}: {', '.join(missing[:10])}. "
-            "Remove their partitions, or put the tars back.",
-            allow_retries=False,
-        )
-    return largest_first(found[key] for key in keys)
-
-
-def done(instance: dg.DagsterInstance, asset: str) -> list[str]:
-    """Partitions of `asset` that exist and have been materialized, by name."""
-    materialized = instance.get_materialized_partitions(dg.AssetKey(asset))
-    return sorted(set(instance.get_dynamic_partitions("shards")) & materialized)
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:

@@ -1,19 +1,22 @@
 """Report shards to Dagster one by one, each as soon as it is done, so that what was done outlives the run's process."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
 from assets.made import Made, made
 from assets.metadata import Metadata
 from assets.versions import PARENTS, versions
 from image_curation.project import Project
 
-_BEHIND = 8
+_EVERY_S = 0.5
 
 
 class Recorder:
@@ -28,6 +31,7 @@ class Recorder:
         self._code = versions(project)[self._asset]
         self._parents = {parent: made(context.instance, parent) for parent in PARENTS[self._asset]}
         self._before = made(context.instance, self._asset)
+        self._waiting: deque[dg.AssetMaterialization] = deque()
         self._pointers = {parent: _latest_events(context.instance, parent) for parent in self._parents}
 
     def left(self, tars: Mapping[str, str]) -> set[str]:
@@ -48,7 +52,7 @@ class Recorder:
         return self._before.get(key) != Made.parse(str(Made(self._tar(key), self._code, content)))
 
     def record(self, key: str, metadata: Metadata, content: str, tar: str | None = None) -> None:
-        """Materialize one shard in Dagster's log.
+        """Materialize one shard in Dagster's log, within `writing`.
 
         Args:
             content: a hash of its rows.
@@ -60,27 +64,37 @@ class Recorder:
         for parent, shards in self._parents.items():
             tags[f"dagster/input_data_version/{parent}"] = str(shards.get(key, "NULL"))
             tags[f"dagster/input_event_pointer/{parent}"] = str(self._pointers[parent].get(key, "NULL"))
-        self._context.log_event(
+        self._waiting.append(
             dg.AssetMaterialization(self._context.asset_key, partition=key, metadata=metadata, tags=tags)
         )
 
     @contextmanager
-    def beside(self) -> Iterator[Callable[[str, Metadata, str, str], None]]:
-        """`record`, on a thread, for work that goes on meanwhile: each call waits for the database some times over.
+    def writing(self) -> Iterator[None]:
+        """Write what the body records: beside it, on a thread; the rest when it ends, also by an error.
 
-        All is recorded when the body has ended, also by an error; no more than a few shards wait.
+        What comes within half a second is written together: each time of writing costs as much as some ten shards.
         """
-        waiting: deque[Future[None]] = deque()
+        ended = Event()
         with ThreadPoolExecutor(1, thread_name_prefix="recorder") as thread:
+            writer = thread.submit(self._write_until, ended)
+            try:
+                yield
+            finally:
+                ended.set()
+        writer.result()
 
-            def record(key: str, metadata: Metadata, content: str, tar: str) -> None:
-                waiting.append(thread.submit(self.record, key, metadata, content, tar))
-                while len(waiting) > _BEHIND:
-                    waiting.popleft().result()
+    def _write_until(self, ended: Event) -> None:
+        while not ended.wait(_EVERY_S):
+            self._write()
+        self._write()
 
-            yield record
-        for one in waiting:
-            one.result()
+    def _write(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        name, context = uuid4().hex, self._context.op_execution_context
+        for n, one in enumerate(batch, 1):
+            # What `context.log_event` does, but for the name of the batch, which it cannot be given.
+            in_batch = DagsterEventBatchMetadata(name, is_end=n == len(batch))
+            context._events.append(DagsterEvent.asset_materialization(context._step_execution_context, one, in_batch))
 
     def _holds(self, key: str, tar: str) -> bool:
         before = self._before.get(key)

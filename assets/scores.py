@@ -1,5 +1,6 @@
 """The assets `aesthetic_scores` and `nsfw_scores`: what the LAION heads say of each vector."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
@@ -45,9 +46,10 @@ def _score_asset(score: HeadKind, description: str) -> dg.AssetsDefinition:
     return scores
 
 
-def _describe(outcome: Outcome) -> Metadata:
-    facts = outcome.artifact.facts
-    return {"scored": facts["scored"], "why_null": facts["null_reason"] or "scored wherever there is a vector"}
+def _describe(outcomes: Sequence[Outcome]) -> Metadata:
+    why_null = outcomes[0].artifact.facts["null_reason"]
+    scored = sum(one.artifact.facts["scored"] for one in outcomes)
+    return {"scored": scored, "why_null": why_null or "scored wherever there is a vector"}
 
 
 aesthetic_scores = _score_asset("aesthetic", "One row a sample: the LAION aesthetic score, about 1 to 10, or null.")

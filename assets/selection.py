@@ -1,5 +1,7 @@
 """The asset `selection`: keep, or the reason for dropping, for every sample that was ever read."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from assets.duplicate_groups import duplicate_groups
@@ -9,9 +11,10 @@ from assets.metadata import Metadata, counts, link, picture, shares
 from assets.partitions import backfill_policy, shards
 from assets.recording import Recorder, recorded
 from assets.scores import aesthetic_scores, nsfw_scores
-from assets.shard_step import OWNERS, PICTURED_SHARDS
+from assets.shard_step import OWNERS, PICTURED_SHARDS, made_of
+from assets.tars import content_of, keys_of, members
 from assets.versions import LOADED, SAMPLES
-from image_curation.audit import largest_group, shard_ledger
+from image_curation.audit import largest_group, ledger_of
 from image_curation.project import Project
 from image_curation.steps.outcome import Outcome
 from image_curation.steps.selection import build_selection
@@ -35,15 +38,19 @@ def selection(context: dg.AssetExecutionContext, curation: Curation) -> dg.Mater
     changed.
     """
     project, asked = curation.project(), set(context.partition_keys)
-    outcomes = build_selection(project, list(ready(context.instance, *_needed(project))))
+    of = members(project.settings, ready(context.instance, *_needed(project)))
+    outcomes = build_selection(project, keys_of(of))
     recorder = Recorder(context, project)
     largest = {"largest_group": largest_group(project, list(outcomes))}
-    for shard, outcome in outcomes.items():
-        if shard in asked or recorder.changed(shard, outcome.artifact.content):
-            metadata = _describe(project, shard, outcome, pictured=len(asked) <= PICTURED_SHARDS) | largest
-            recorder.record(shard, metadata, outcome.artifact.content)
+    with recorder.writing():
+        for shard, tars in of.items():
+            own = {tar: outcomes[tar] for tar in tars}
+            content = content_of(shard, {tar: outcome.artifact.content for tar, outcome in own.items()})
+            if shard in asked or recorder.changed(shard, content):
+                metadata = _describe(project, own, pictured=len(asked) <= PICTURED_SHARDS) | largest
+                recorder.record(shard, metadata, content)
     missing = f"it is not ready: materialize its {', '.join(_needed(project))} first"
-    return recorded({shard: missing for shard in sorted(asked - outcomes.keys())}, len(asked))
+    return recorded({shard: missing for shard in sorted(asked - of.keys())}, len(asked))
 
 
 def _needed(project: Project) -> list[str]:
@@ -51,21 +58,21 @@ def _needed(project: Project) -> list[str]:
     return [asset for asset in SAMPLES if asset != "known_matches" or project.settings.known_sets]
 
 
-def _describe(project: Project, shard: str, outcome: Outcome, pictured: bool) -> Metadata:
+def _describe(project: Project, outcomes: Mapping[str, Outcome], pictured: bool) -> Metadata:
     from image_curation.report.figures import ledger_bar_png
 
-    ledger, smallest = shard_ledger(project, shard), outcome.artifact.facts["smallest_similarity"]
+    ledger, facts = ledger_of(project, list(outcomes)), [one.artifact.facts for one in outcomes.values()]
+    smallest = min(
+        (one["smallest_similarity"] for one in facts if one["smallest_similarity"] is not None), default=None
+    )
     words: Metadata = {
         "ledger": ledger.sentence(),
         "shares": shares(ledger),
         "dropped": counts(ledger.dropped, "reason"),
         "failed": counts(ledger.failed, "error"),
         "smallest_similarity": None if smallest is None else round(smallest, 4),
-        "duplicates_below_limit": outcome.artifact.facts["duplicates_below_limit"],
-        "rows": outcome.artifact.rows,
-        "reused": outcome.reused,
+        "duplicates_below_limit": sum(one["duplicates_below_limit"] for one in facts),
         "policy": project.policy.fingerprint(),
         "report": link(project.report_url),
-        "path": dg.MetadataValue.path(outcome.artifact.url),
     }
-    return words | ({"fates": picture(ledger_bar_png(ledger))} if pictured else {})
+    return words | made_of(list(outcomes.values())) | ({"fates": picture(ledger_bar_png(ledger))} if pictured else {})

@@ -1,12 +1,14 @@
 """The asset `shard_index`: what is in each tar."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
 
 from assets.metadata import Metadata, counts, link
-from assets.partitions import backfill_policy, shards, tars
-from assets.shard_step import OWNERS, materialize_shards
+from assets.partitions import backfill_policy, shards
+from assets.shard_step import OWNERS, materialize_shards, summed
+from assets.tars import partitions_to_index
 from assets.versions import LOADED
 from image_curation.steps.outcome import Outcome
 from image_curation.steps.shard_index import build_shard_index
@@ -28,16 +30,17 @@ def shard_index(
     """One row a sample: where its members lie in the tar, caption, header, content hash, and what is wrong with it."""
     project = curation.project()
     step = partial(build_shard_index, project)
-    found = {tar.key: tar for tar in tars(project, list(context.partition_keys))}
-    return materialize_shards(context, cluster, project, step, _describe, tars=found)
+    found = partitions_to_index(project, list(context.partition_keys))
+    return materialize_shards(context, cluster, project, step, _describe, found=found)
 
 
-def _describe(outcome: Outcome) -> Metadata:
-    facts = outcome.artifact.facts
+def _describe(outcomes: Sequence[Outcome]) -> Metadata:
+    facts = [one.artifact.facts for one in outcomes]
+    damages = [damage for one in facts if (damage := one["unreadable"] or one["problem"])]
     return {
-        "samples": counts(facts["statuses"], "status"),
-        "damage": facts["unreadable"] or facts["problem"] or "none",
-        "strays": len(facts["strays"]),
-        "tar": link(facts["url"]),
-        "tar_megabytes": round(facts["bytes"] / 1e6, 2),
+        "samples": counts(summed(outcomes, "statuses"), "status"),
+        "damage": "; ".join(damages) or "none",
+        "strays": sum(len(one["strays"]) for one in facts),
+        "tar": link(facts[0]["url"]),
+        "tar_megabytes": round(sum(one["bytes"] for one in facts) / 1e6, 2),
     }

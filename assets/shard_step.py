@@ -1,7 +1,8 @@
-"""Run a step over the shards of a run on the cluster, and record each shard as soon as it is done."""
+"""Run a step over the tars of a run on the cluster, and record each partition as soon as its tars are done."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -9,6 +10,7 @@ import dagster as dg
 from assets.made import tar_version
 from assets.metadata import Metadata, picture, speed
 from assets.recording import Recorder, recorded
+from assets.tars import Partition, content_of, members, tars_of
 from image_curation.cluster import Device, Done, Stage
 from image_curation.project import Project
 from image_curation.steps.outcome import Outcome
@@ -28,44 +30,59 @@ def materialize_shards(
     cluster: DaskResource,
     project: Project,
     step: Callable[[Any], Outcome],
-    describe: Callable[[Outcome], Metadata],
+    describe: Callable[[Sequence[Outcome]], Metadata],
     pictures: Callable[[str], dict[str, bytes]] = lambda _: {},
     device: Device = "cpu",
-    tars: Mapping[str, Any] | None = None,
+    found: Sequence[Partition] | None = None,
 ) -> dg.MaterializeResult[None]:
-    """Run `step` over the shards of the run and report every shard with its own metadata.
+    """Run `step` over the tars of the run's partitions and report each partition with its own metadata.
 
     Args:
-        step: called with the shard's key, or with its tar where `tars` are given.
-        describe: words and numbers for the metadata of one shard.
-        pictures: PNGs for it, by name.
+        step: called with a tar's key, or with the tar where partitions are `found`.
+        describe: words and numbers for the metadata of one partition, by the outcomes of its tars.
+        pictures: PNGs for the metadata of a tar, by name.
         device: the kind of worker that the step needs.
-        tars: shard -> its tar, largest first.
+        found: the partitions as the source has them, largest first.
 
     Raises:
-        Failure: some shards failed. The others are recorded as materialized; the failed ones stay missing and can be
-            retried alone.
+        Failure: some partitions failed. The others are recorded as materialized; the failed ones stay missing and can
+            be retried alone.
     """
     recorder, keys = Recorder(context, project), list(context.partition_keys)
-    made_of = recorder.tars(keys) if tars is None else {key: tar_version(tar.fingerprint) for key, tar in tars.items()}
-    left = recorder.left(made_of)
-    items = [key if tars is None else tars[key] for key in made_of if key in left]
-    failed: dict[str, str] = {}
+    items: Mapping[str, Sequence[Any]]
+    if found is None:
+        versions = recorder.tars(keys)
+        items = members(project.settings, versions)
+    else:
+        versions = {one.key: tar_version(one.fingerprint) for one in found}
+        items = {one.key: tars_of(one) for one in found}
+    left = recorder.left(versions)
+    failed = dict.fromkeys(sorted(left - items.keys()), "its tars have changed: materialize its shard_index first")
+    home = {_key(item): key for key in versions if key in left & items.keys() for item in items[key]}
+    todo = [item for key in dict.fromkeys(home.values()) for item in items[key]]
+    made: dict[str, dict[str, Outcome]] = {key: {} for key in home.values()}
     told_at = time.monotonic()
-    stage = Stage(context.asset_key.path[-1], step, device)
-    with recorder.beside() as record:
-        for n, one in enumerate(cluster.run([stage], items), len(keys) - len(items) + 1):
-            key = getattr(one.item, "key", one.item)
-            if one.error is None:
-                shown = pictures(key) if len(items) <= PICTURED_SHARDS else {}
-                words = describe(one.result) | {name: picture(png) for name, png in shown.items()} | _making(one.result)
-                record(key, words, one.result.artifact.content, made_of[key])
+    with recorder.writing():
+        for n, one in enumerate(cluster.run([Stage(context.asset_key.path[-1], step, device)], todo), 1):
+            key, tar = home[_key(one.item)], _key(one.item)
+            if one.error is not None:
+                failed[key] = f"{'' if tar == key else f'{tar}: '}{type(one.error).__name__}: {one.error}"
             else:
-                failed[key] = f"{type(one.error).__name__}: {one.error}"
-            if one.error is not None or n == len(keys) or time.monotonic() > told_at + TELL_EVERY_S:
+                made[key][tar] = one.result
+                if len(made[key]) == len(items[key]):
+                    done = dict(sorted(made.pop(key).items()))
+                    shown = pictures(tar) if len(todo) <= PICTURED_SHARDS and len(done) == 1 else {}
+                    words = {name: picture(png) for name, png in shown.items()} | _making(list(done.values()))
+                    content = content_of(key, {tar: outcome.artifact.content for tar, outcome in done.items()})
+                    recorder.record(key, describe(list(done.values())) | words, content, versions[key])
+            if one.error is not None or n == len(todo) or time.monotonic() > told_at + TELL_EVERY_S:
                 told_at = time.monotonic()
-                context.log.info(f"{n}/{len(keys)} {key}: {_said(one)}")
+                context.log.info(f"{n}/{len(todo)} {tar}: {_said(one)}")
     return recorded(failed, len(keys))
+
+
+def _key(item: Any) -> str:
+    return str(getattr(item, "key", item))
 
 
 def _said(one: Done) -> str:
@@ -78,7 +95,25 @@ def _said(one: Done) -> str:
     )
 
 
-def _making(outcome: Outcome) -> Metadata:
-    rows = outcome.artifact.rows
-    took = {} if outcome.reused else speed(rows, outcome.seconds)
-    return {"rows": rows} | took | {"reused": outcome.reused, "path": dg.MetadataValue.path(outcome.artifact.url)}
+def summed(outcomes: Sequence[Outcome], fact: str) -> dict[str, int]:
+    """Counts by name that are a fact of each outcome, of all together."""
+    counts = Counter[str]()
+    for one in outcomes:
+        counts.update(one.artifact.facts[fact])
+    return dict(sorted(counts.items()))
+
+
+def made_of(outcomes: Sequence[Outcome]) -> Metadata:
+    """What there is to say of artifacts of any kind: one's own place, or the folder of the first of many."""
+    url = outcomes[0].artifact.url
+    return {
+        "rows": sum(one.artifact.rows for one in outcomes),
+        "reused": all(one.reused for one in outcomes),
+        "path": dg.MetadataValue.path(url if len(outcomes) == 1 else url.rpartition("/")[0]),
+    } | ({"tars": len(outcomes)} if len(outcomes) > 1 else {})
+
+
+def _making(outcomes: Sequence[Outcome]) -> Metadata:
+    new = [one for one in outcomes if not one.reused]
+    took = speed(sum(one.artifact.rows for one in new), sum(one.seconds for one in new)) if new else {}
+    return took | made_of(outcomes)

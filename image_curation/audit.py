@@ -32,14 +32,17 @@ def shard_ledger(project: Project, shard: str) -> Ledger:
     Raises:
         ArtifactError: the shard has no index or no selection yet.
     """
-    rows = read_table(project.selection_url(shard), ["decision", "reason"]).to_pylist()
-    dropped = Counter(row["reason"] for row in rows if row["decision"] == "dropped")
-    failed = Counter(row["reason"] for row in rows if row["decision"] == "failed")
+    fates = read_table(project.selection_url(shard), ["decision", "reason"]).group_by(["decision", "reason"])
+    counts = fates.aggregate([([], "count_all")]).to_pylist()
+
+    def of(decision: str) -> Counter[str]:
+        return Counter({row["reason"]: row["count_all"] for row in counts if row["decision"] == decision})
+
     return Ledger(
         read=read_artifact(project.index_url(shard)).rows,
-        kept=sum(row["decision"] == "kept" for row in rows),
-        dropped=most_frequent_first(dropped),
-        failed=most_frequent_first(failed),
+        kept=of("kept").total(),
+        dropped=most_frequent_first(of("dropped")),
+        failed=most_frequent_first(of("failed")),
     )
 
 

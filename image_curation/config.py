@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         description="inline (no workers), local (on CPUs), cuda (on GPUs), a scheduler's address tcp://host:port, or "
         "auto: local or cuda, but inline for a single shard or 64 MiB",
     )
+    partition_bytes: int | None = Field(
+        None, ge=1, description="Dagster takes up tars in groups of so many bytes; none: each tar by itself"
+    )
     workers: int | None = Field(None, ge=1, description="local workers; none: one a GPU, or up to four on CPUs")
     decode: DecodeLimits = DecodeLimits()
     duplicates: DuplicateSearch = DuplicateSearch()

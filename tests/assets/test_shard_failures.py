@@ -2,11 +2,13 @@
 
 import json
 import os
+import time
 
 import dagster as dg
 import pytest
 
 from image_curation.artifacts import read_table
+from image_curation.cluster import InlineCluster
 
 SHARDS = ("alpha", "beta", "gamma")
 
@@ -109,6 +111,22 @@ def test_nothing_follows_a_failed_step_and_the_rest_is_released_without_the_bad_
     assert recorded(three, rest, "embeddings")["alpha"]["reused"].value is True
     manifest = json.loads((three.root / "release" / "manifest.json").read_text())
     assert manifest["ledger"]["read"] == 8
+
+
+def test_shard_is_on_record_while_the_next_is_being_made(three, monkeypatch):
+    run, on_record = InlineCluster.run, []
+
+    def slowly(cluster, stages, items):
+        for done in run(cluster, stages, items):
+            yield done
+            deadline = time.monotonic() + 30
+            while done.item not in three.done("embeddings") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            on_record.append(three.done("embeddings"))
+
+    monkeypatch.setattr(InlineCluster, "run", slowly)
+    assert three.run(*SHARDS, only=["embeddings"]).success
+    assert on_record == [{"alpha"}, {"alpha", "beta"}, {"alpha", "beta", "gamma"}]
 
 
 def test_tar_that_is_gone_before_indexing_is_named_with_what_to_do(three):

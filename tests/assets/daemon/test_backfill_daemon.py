@@ -24,9 +24,9 @@ def backfill(site, assets, shards) -> None:
     site.until(lambda: len(site.runs()) > before, "the backfill starts no run")
 
 
-def ended(site, runs: int) -> None:
+def ended(site, runs: int, seconds: float = 300) -> None:
     """Until there are so many runs, all of which have ended."""
-    site.until(lambda: len(site.runs()) == runs and site.settled(), f"{runs} runs do not end")
+    site.until(lambda: len(site.runs()) == runs and site.settled(), f"{runs} runs do not end", seconds)
 
 
 def register(site, shards) -> None:
