@@ -48,7 +48,7 @@ def on_cpu() -> ImageDecoder:
 
 @pytest.fixture(scope="module")
 def on_gpu() -> ImageDecoder:
-    return ImageDecoder(224, "cuda")
+    return ImageDecoder(224, "cuda", limits=DecodeLimits(find_damage=True))
 
 
 def test_hostile_images_have_the_same_fate_on_the_gpu_as_on_the_cpu(

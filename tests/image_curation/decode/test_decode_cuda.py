@@ -14,6 +14,7 @@ from image_curation.decode import cuda
 from image_curation.decode.codec import CpuCodec
 from image_curation.decode.cuda_codec import CudaCodec, _kept
 from image_curation.decode.decoder import ImageDecoder
+from image_curation.decode.limits import DecodeLimits
 from image_curation.decode.measures import measure
 from image_curation.decode.picture import Picture
 from image_curation.decode.pipeline import PixelPipeline
@@ -145,7 +146,7 @@ def test_dali_stands_in_where_triton_does_not_run(photos, monkeypatch):
 @needs_gpu
 def test_mixed_list_on_the_gpu_is_as_on_the_cpu(mixed, decoder):
     expected = decoder.decode(mixed)
-    with ImageDecoder(224, device="cuda", threads=2) as on_gpu:
+    with ImageDecoder(224, device="cuda", threads=2, limits=DecodeLimits(find_damage=True)) as on_gpu:
         found = on_gpu.decode(mixed)
     assert found.pixels.is_cuda
     assert found.rows.tolist() == expected.rows.tolist()
