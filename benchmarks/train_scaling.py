@@ -71,9 +71,11 @@ def rate_of(options: argparse.Namespace, loader: str, processes: int, images: in
         words += [word for pair in given for word in ("--set", pair)]
         begin = time.perf_counter()
         subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # as torchrun sets it above one
-        print(f"{loader}, {processes} processes: {time.perf_counter() - begin:.0f} s with start and end", flush=True)
+        took_s = time.perf_counter() - begin
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line["images_per_s"] for line in lines if line["event"] == "train"][_NOT_COUNTED:]
+    rates = [line["images_per_s"] for line in lines if line["event"] == "train"][_NOT_COUNTED:]
+    print(f"{loader}, {processes} processes: {statistics.median(rates):,.0f} images/s, {took_s:.0f} s in all", flush=True)
+    return rates
 
 
 def link_shards(shards: Path, folder: Path, times: int) -> None:
