@@ -74,7 +74,7 @@ def rate_of(options: argparse.Namespace, loader: str, processes: int, images: in
         took_s = time.perf_counter() - begin
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     rates = [line["images_per_s"] for line in lines if line["event"] == "train"][_NOT_COUNTED:]
-    print(f"{loader}, {processes} processes: {statistics.median(rates):,.0f} images/s, {took_s:.0f} s in all", flush=True)
+    print(f"{loader}, {processes} of them: {statistics.median(rates):,.0f} images/s, {took_s:.0f} s in all", flush=True)
     return rates
 
 
