@@ -1,7 +1,8 @@
 """The cells by which duplicates are searched where there are too many vectors to compare all: made once, and kept."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,8 @@ def _trained(project: Project, counts: dict[str, int], rows: int, device: str) -
     """Cells trained on shards that lie evenly among all, with the margin that their own duplicates ask for."""
     n_cells = cell_count(rows)
     step = max(1, rows // (n_cells * SAMPLE_PER_CELL))
-    vectors = np.concatenate([read_vectors(project, shard) for shard in sorted(counts)[::step]])
+    with ThreadPoolExecutor() as pool:
+        vectors = np.concatenate(list(pool.map(partial(read_vectors, project), sorted(counts)[::step])))
     sample = vectors[:: max(1, len(vectors) // (n_cells * SAMPLE_PER_CELL))]
     cells = train_cells(sample, n_cells, max_ghosts=_MAX_GHOSTS, device=device)
     margin = fitted_margin(
@@ -72,5 +74,5 @@ def read_vectors(project: Project, shard: str) -> npt.NDArray[np.float16]:
     table = read_table(project.embeddings_url(shard), ["key", "status", "vector"])
     order = pc.sort_indices(table["key"]).to_numpy()
     there = np.asarray(pc.equal(table["status"], "ok"))
-    vectors: npt.NDArray[np.float16] = embedding.vectors_of(table)[order[there[order]]]
-    return vectors
+    vectors, rows = embedding.vectors_of(table), order[there[order]]
+    return vectors if np.array_equal(rows, np.arange(len(vectors))) else vectors[rows]

@@ -177,5 +177,15 @@ def _read_ahead(project: Project, blocks: Sequence[Counts]) -> Iterator[tuple[Co
 
 def read_block(project: Project, block: Counts) -> npt.NDArray[np.float16]:
     """The vectors of a block's shards, by shard and key, fp16 [n, d]; several shards are read at once."""
-    with ThreadPoolExecutor(min(len(block), len(os.sched_getaffinity(0)))) as pool:
-        return np.concatenate(list(pool.map(lambda shard: read_vectors(project, shard), sorted(block))))
+    names = sorted(block)
+    starts = dict(zip(names, np.cumsum([0, *(block[name] for name in names)]), strict=False))
+    first = read_vectors(project, names[0])
+    vectors = np.empty((sum(block.values()), first.shape[1]), np.float16)
+
+    def fill(name: str) -> None:
+        vectors[starts[name] : starts[name] + block[name]] = read_vectors(project, name)
+
+    vectors[: len(first)] = first
+    with ThreadPoolExecutor(min(len(names), len(os.sched_getaffinity(0)))) as pool:
+        list(pool.map(fill, names[1:]))
+    return vectors
