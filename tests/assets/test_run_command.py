@@ -6,7 +6,7 @@ import os
 import dagster as dg
 import pytest
 
-from assets import partitions, run
+from assets import run, tars
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_encoder_without_its_weights_is_told_before_anything_runs(two_tars, caps
 
 
 def test_failed_shard_is_told_by_name(two_tars, capsys, monkeypatch):
-    monkeypatch.setattr(partitions, "discover", without_b(partitions.discover))
+    monkeypatch.setattr(tars, "discover", without_b(tars.discover))
     assert run.main() == 1
     shown = " ".join(capsys.readouterr().err.split())
     assert "shard_index failed: 1 shards are no longer under" in shown
