@@ -12,10 +12,11 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from assets import automation, versions
+from assets import versions
 from assets.automation import DECISIONS
-from assets.definitions import curation, defs
+from assets.definitions import defs
 from assets.versions import PARENTS, SAMPLES
+from tests.assets import ticks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS = ("a", "b", "c")
@@ -49,7 +50,7 @@ def everything(*assets: str, shards=SHARDS) -> set[tuple[str, str | None]]:
 
 def night(graph) -> list[dg.ExecuteInProcessResult]:
     """Carry out what the schedule asks for."""
-    requests = automation.nightly(dg.build_schedule_context(instance=graph.instance), curation=curation)
+    requests = ticks.night(graph)
     assert not isinstance(requests, dg.SkipReason)
     only = [[key.to_user_string() for key in request.asset_selection] for request in requests]
     results = [graph.run(tags=request.tags, only=some) for request, some in zip(requests, only, strict=True)]

@@ -10,10 +10,10 @@ START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_ran
 
 def tick(graph) -> dg.SensorResult | dg.SkipReason:
     """One evaluation; what it asks for is put into effect as the daemon does."""
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(  # it enters the instance, and must leave it in this test
         instance=graph.instance, definitions=defs, sensor_name="new_shards", resources={"curation": curation}
-    )
-    answer = automation.new_shards(context)
+    ) as context:
+        answer = automation.new_shards(context)
     if isinstance(answer, dg.SensorResult):
         for request in answer.dynamic_partitions_requests:
             if isinstance(request, dg.AddDynamicPartitionsRequest):
@@ -50,5 +50,5 @@ def settle(graph) -> list[tuple[tuple[str, ...], tuple[str, str]]]:
 
 
 def night(graph) -> list[dg.RunRequest] | dg.SkipReason:
-    context = dg.build_schedule_context(instance=graph.instance)
-    return automation.nightly(context, curation=curation)
+    with dg.build_schedule_context(instance=graph.instance) as context:
+        return automation.nightly(context, curation=curation)
