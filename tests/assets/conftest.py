@@ -24,6 +24,7 @@ from image_curation.demo.shards import DemoSample, make_demo_shards
 from image_curation.project import Project
 from image_curation.steps.duplicate_versions import twins_by_shard
 
+defs.resolve_all_job_defs()  # once, before any test enters an instance: Dagster asks the one that was entered last
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 AUDIT_JOB = dg.define_asset_job(

@@ -17,11 +17,10 @@ CONFIG = {"label_field": "curation.format", "model": "test_resnet", "epochs": 1,
 
 
 def materialize(graph, **changes) -> dg.ExecuteInProcessResult:
-    return dg.materialize(
-        [*defs.assets],
-        selection=[KEY],
+    # The job of all assets, which is resolved once: Dagster resolves new ones by whichever instance was entered last.
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[KEY],
         instance=graph.instance,
-        resources=defs.resources,
         run_config={"ops": {"trained_classifier": {"config": CONFIG | {"settings": SETTINGS} | changes}}},
         raise_on_error=False,
     )
