@@ -12,7 +12,6 @@ from assets.made import last_release
 from assets.partitions import SHARDS_PER_RUN, range_tags, shards
 from assets.tars import Partition, partitions_of
 from assets.versions import PARENTS, SAMPLES, versions
-from image_curation.shards.discover import discover
 from resources.curation import Curation
 
 DECISIONS = tuple(asset for asset in PARENTS if asset not in SAMPLES)
@@ -39,8 +38,7 @@ def new_shards(context: dg.SensorEvaluationContext, curation: Curation) -> dg.Se
 
     An unchanged source costs one listing. What failed is tried again a few times, then each night.
     """
-    settings = curation.settings()
-    found = partitions_of(settings, discover(settings.source)[0])
+    found = partitions_of(curation.settings())
     registered = context.instance.get_dynamic_partitions("shards")
     if unchanged(found, registered, last_release(context.instance)):
         return dg.SkipReason(f"nothing new among the {len(found)} tars in the source")
@@ -65,8 +63,7 @@ def nightly(context: dg.ScheduleEvaluationContext, curation: Curation) -> list[d
 
     The release comes after all, by its lower priority in the queue.
     """
-    settings = curation.settings()
-    found = partitions_of(settings, discover(settings.source)[0])
+    found = partitions_of(curation.settings())
     registered = context.instance.get_dynamic_partitions("shards")
     current = versions(curation.project())
     todo = plan(found, known(context.instance, registered), current, stale=True, shards_per_run=SHARDS_PER_RUN)

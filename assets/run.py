@@ -19,7 +19,6 @@ from assets.partitions import SHARDS_PER_RUN, range_tags
 from assets.tars import partitions_of
 from assets.versions import versions
 from image_curation.errors import CurationError
-from image_curation.shards.discover import discover
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -45,8 +44,7 @@ def main() -> int:
 
 def _register(instance: dg.DagsterInstance) -> list[str]:
     """Make the partitions those of the source, and return them in the order of their registration."""
-    settings = curation.settings()
-    found = partitions_of(settings, discover(settings.source)[0])
+    found = partitions_of(curation.settings())
     before = known(instance, instance.get_dynamic_partitions("shards"))
     register(instance, plan(found, before, versions(curation.project()), stale=True, shards_per_run=SHARDS_PER_RUN))
     return list(instance.get_dynamic_partitions("shards"))

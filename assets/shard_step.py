@@ -58,9 +58,10 @@ def materialize_shards(
         items = {one.key: tars_of(one) for one in found}
     left = recorder.left(versions)
     failed = dict.fromkeys(sorted(left - items.keys()), "its tars have changed: materialize its shard_index first")
-    home = {_key(item): key for key in versions if key in left & items.keys() for item in items[key]}
-    todo = [item for key in dict.fromkeys(home.values()) for item in items[key]]
-    made: dict[str, dict[str, Outcome]] = {key: {} for key in home.values()}
+    doing = [key for key in versions if key in left & items.keys()]
+    todo = [item for key in doing for item in items[key]]
+    home = {_key(item): key for key in doing for item in items[key]}
+    made: dict[str, dict[str, Outcome]] = {key: {} for key in doing}
     told_at = time.monotonic()
     with recorder.writing():
         for n, one in enumerate(cluster.run([Stage(context.asset_key.path[-1], step, device)], todo), 1):

@@ -8,7 +8,7 @@ from assets.made import made, tar_version
 from image_curation.artifacts import digest
 from image_curation.config import Settings
 from image_curation.project import Project
-from image_curation.shards.discover import Shard, discover
+from image_curation.shards.discover import Shard, discover, largest_first
 from image_curation.shards.groups import Group, group_tars, remembered_groups
 from image_curation.storage import join
 
@@ -17,8 +17,9 @@ Members = dict[str, list[str]]
 """Partition -> the keys of its tars."""
 
 
-def partitions_of(settings: Settings, found: Sequence[Shard]) -> list[Partition]:
-    """The partitions of a source in which these tars were found, by key."""
+def partitions_of(settings: Settings) -> list[Partition]:
+    """The partitions of the source as it is now, by key."""
+    found, _ = discover(settings.source)
     if settings.partition_bytes is None:
         return list(found)
     return list(group_tars(_groups_url(settings), found, settings.partition_bytes))
@@ -26,7 +27,7 @@ def partitions_of(settings: Settings, found: Sequence[Shard]) -> list[Partition]
 
 def tars_of(partition: Partition) -> list[Shard]:
     """The tars of a partition, largest first."""
-    return sorted(partition.tars, key=lambda tar: (-tar.size, tar.key)) if isinstance(partition, Group) else [partition]
+    return largest_first(partition.tars) if isinstance(partition, Group) else [partition]
 
 
 def partitions_to_index(project: Project, keys: Sequence[str]) -> list[Partition]:
@@ -35,7 +36,7 @@ def partitions_to_index(project: Project, keys: Sequence[str]) -> list[Partition
     Raises:
         Failure: one of them is no longer in the source.
     """
-    found = {one.key: one for one in partitions_of(project.settings, discover(project.settings.source)[0])}
+    found = {one.key: one for one in partitions_of(project.settings)}
     missing = [key for key in keys if key not in found]
     if missing:
         raise dg.Failure(

@@ -46,7 +46,7 @@ class CudaPreparer:
         # Of high priority: its few short kernels go first where an encoder's long ones are waiting.
         self._stream = torch.cuda.Stream(device_id, priority=-1)  # type: ignore[no-untyped-call]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._codec = CudaCodec(device_id, threads, CpuCodec(self._pool, short_side), self._pool, find_damage)
+        self._codec = CudaCodec(device_id, threads, CpuCodec(self._pool, short_side), find_damage)
         self._dali = None if triton_runs() else _dali_pipeline(size, batch_size, threads, device_id)
 
     def prepare(self, images: Sequence[bytes], headers: Sequence[Header]) -> Prepared:

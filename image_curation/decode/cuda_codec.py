@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -12,12 +12,10 @@ import torch
 from nvidia import nvimgcodec  # type: ignore[attr-defined]
 
 from image_curation.decode.codec import PARAMS, CpuCodec, check_decoder, decodes_gray, picture_of
-from image_curation.decode.jpeg import is_damaged, is_plain, is_whole
+from image_curation.decode.jpeg import is_plain, is_whole
 from image_curation.decode.picture import Picture
 from image_curation.errors import ImageError
 from image_curation.shards.header import Header
-
-_LOOKED_AT = 16  # JPEGs that a task looks at for damage: many small tasks would wait for the interpreter
 
 
 class CudaCodec:
@@ -27,15 +25,14 @@ class CudaCodec:
     length, and they differ by up to 3 of 255: an image's pixels would depend on its neighbours. Measured on an H200,
     the engine is within 1e-4 of libjpeg-turbo on average, the other cores within 0.05.
 
-    JPEGs are not reduced here, and a GPU fills what is damaged or cut off with grey, without a word. So the threads of
-    `pool` look at each JPEG meanwhile, and what strict decoding objects to is the host's. Without `find_damage` only
-    those are that lack their end marker, and no other is ever called damaged.
+    JPEGs are not reduced here, and a GPU fills what is damaged or cut off with grey, without a word. So the host
+    looks at each JPEG meanwhile, and what strict decoding objects to is the host's. Without `find_damage` only those
+    are that lack their end marker, and no other is ever called damaged.
     """
 
-    def __init__(self, device_id: int, threads: int, host: CpuCodec, pool: Executor, find_damage: bool) -> None:
+    def __init__(self, device_id: int, threads: int, host: CpuCodec, find_damage: bool) -> None:
         self._device = torch.device("cuda", device_id)
         self._host = host
-        self._pool = pool
         self._find_damage = find_damage
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="decode-host")
         engine, cores = (
@@ -57,7 +54,7 @@ class CudaCodec:
         """
         asked = [i for i, data in enumerate(images) if _is_for_gpu(data, headers[i])]
         others = sorted(set(range(len(images))) - set(asked))
-        damaged = self._damaged(images, headers, asked)
+        damaged = self._host.damaged(images, headers, asked) if self._find_damage else iter(())
         meanwhile = self._beside.submit(self._decode_on_host, images, headers, others)
         found: dict[int, Picture | ImageError] = {}
         for decoder in self._decoders:
@@ -73,13 +70,6 @@ class CudaCodec:
     def close(self) -> None:
         """Stop the thread."""
         self._beside.shutdown()
-
-    def _damaged(self, images: Sequence[bytes], headers: Sequence[Header], asked: Sequence[int]) -> Iterator[list[int]]:
-        """Those of the asked images that are damaged, being found out by the pool."""
-        if not self._find_damage:
-            return iter(())
-        parts = [asked[start : start + _LOOKED_AT] for start in range(0, len(asked), _LOOKED_AT)]
-        return self._pool.map(lambda part: [i for i in part if is_damaged(images[i], headers[i])], parts)
 
     def _decode_with(
         self, decoder: nvimgcodec.Decoder, images: Sequence[bytes], headers: Sequence[Header], chosen: Sequence[int]

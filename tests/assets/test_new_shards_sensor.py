@@ -5,7 +5,7 @@ import os
 import dagster as dg
 import pytest
 
-from assets import automation
+from assets import automation, tars
 from assets.automation import DECISIONS, TRIES
 from assets.versions import SAMPLES
 from image_curation.errors import ConfigError
@@ -39,8 +39,8 @@ def test_shards_first_then_one_release_then_nothing(two_tars):
 
 
 def test_unchanged_source_costs_one_listing_and_one_look_at_the_last_release(curated, monkeypatch):
-    listed, discover = [], automation.discover
-    monkeypatch.setattr(automation, "discover", lambda source: listed.append(source) or discover(source))
+    listed, discover = [], tars.discover
+    monkeypatch.setattr(tars, "discover", lambda source: listed.append(source) or discover(source))
     monkeypatch.setattr(automation, "known", lambda *_: pytest.fail("asks Dagster for every shard"))
     assert isinstance(tick(curated), dg.SkipReason)
     assert listed == [str(curated.source)]

@@ -69,16 +69,16 @@ def test_encoder_without_its_weights_is_told_before_anything_runs(two_tars, caps
 
 
 def test_failed_shard_is_told_by_name(two_tars, capsys, monkeypatch):
-    monkeypatch.setattr(tars, "discover", without_b(tars.discover))
+    monkeypatch.setattr(tars, "partitions_of", without_b(tars.partitions_of))  # as `shard_index` sees them, not `run`
     assert run.main() == 1
     shown = " ".join(capsys.readouterr().err.split())
     assert "shard_index failed: 1 shards are no longer under" in shown
     assert "Traceback" not in shown
 
 
-def without_b(discover):
+def without_b(partitions_of):
     """The source as it is once b.tar has been taken away."""
-    return lambda source: ([tar for tar in discover(source)[0] if tar.key != "b"], [])
+    return lambda settings: [one for one in partitions_of(settings) if one.key != "b"]
 
 
 def test_check_that_fails_is_shown_with_what_it_found(two_tars, capsys, garbage):

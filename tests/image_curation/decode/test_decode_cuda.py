@@ -79,7 +79,7 @@ def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed, find_damage):
     with ThreadPoolExecutor(2) as pool:
         codec = CudaCodec.__new__(CudaCodec)
         codec._device, codec._decoders = torch.device("cpu"), [Decoder(), Decoder()]
-        codec._host, codec._beside, codec._pool, codec._find_damage = CpuCodec(pool, 448), pool, pool, find_damage
+        codec._host, codec._beside, codec._find_damage = CpuCodec(pool, 448), pool, find_damage
         codec._stream = lambda: 0
         outcomes = codec.decode(mixed, [read_header(image) for image in mixed])
     assert asked == [5, 1]  # the plain JPEGs that are whole, then the one that is refused
