@@ -206,7 +206,7 @@ class _Stages:
         try:
             if batch.shard.error is None:
                 batch.images = _images(batch)
-        except BaseException:
+        except BaseException:  # also an interrupt: who waits for this memory would wait for ever
             with self._changed:
                 self._hold(batch, -1)
             raise
