@@ -12,6 +12,7 @@ import numpy.typing as npt
 import safetensors
 import torch
 
+from image_curation.allocator import keep_freed_memory
 from image_curation.encoders.base import GEOMETRY, Pixels, Profile, check_pixels, unit_rows
 from image_curation.encoders.forward import CudaQueue, Forward, Normalised, is_fusable
 from image_curation.encoders.weights import WeightsFile
@@ -44,6 +45,7 @@ class TorchEncoder:
             forward = _gpu_forward(model, mean, std, self.batch, replace(profile, dtype=dtype), self._device)
             self._forward = CudaQueue(forward, (self.batch, profile.size, profile.size, 3), self._device)
         else:
+            keep_freed_memory()
             self._forward = Normalised(model, mean, std, torch.float32, self._device)
         self.dim = profile.dim or self._measured_dim(profile)
         self.profile = replace(profile, dtype=dtype, dim=self.dim)
