@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace, root: str) -> list[tuple[str, str]]:
 
     device = resolve_device(options.device)
     chosen = profile(options.encoder)
-    encoder = load_encoder(chosen, device, options.weights)
+    encoder = load_encoder(chosen, device, options.weights, projects["local"].settings.cpu_dtype)
     decoder = ImageDecoder(encoder.profile.size, device, projects["local"].settings.threads_per_worker(), encoder.batch)
     images = _some_images(projects["local"], shards["local"], 4 * encoder.batch)
     pixels = decoder.decode((images * encoder.batch)[: encoder.batch]).pixels

@@ -18,7 +18,7 @@ from image_curation.errors import ConfigError, ImageError
 from image_curation.shards.header import Header, check_limits, read_header
 
 # A JPEG may be reduced while it is decoded to no less than this multiple of the crop's size: below, errors get visible.
-_REDUCED_OVER_SIZE = 2
+REDUCED_OVER_SIZE = 2
 _DEFAULT_LIMITS = DecodeLimits()
 
 
@@ -144,7 +144,7 @@ class ImageDecoder:
 
 
 def _preparer(size: int, device_id: int | None, threads: int, batch_size: int, find_damage: bool) -> Preparer:
-    short_side = _REDUCED_OVER_SIZE * size
+    short_side = REDUCED_OVER_SIZE * size
     if device_id is None:
         from image_curation.decode.cpu import CpuPreparer
 

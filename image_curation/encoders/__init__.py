@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from image_curation.encoders.base import Encoder, Profile
+from image_curation.encoders.base import CpuDtype, Encoder, Profile, dtype_on
 from image_curation.encoders.open_names import (
     CLIP_DUPLICATE_SIMILARITY,
     onnx_profile,
@@ -78,13 +78,16 @@ def profile(name: str) -> Profile:
     )
 
 
-def load_encoder(profile: Profile, device: str = "cpu", weights: str | None = None) -> Encoder:
+def load_encoder(
+    profile: Profile, device: str = "cpu", weights: str | None = None, cpu_dtype: CpuDtype = "fp32"
+) -> Encoder:
     """Load the model of `profile` on `device` ("cpu", "cuda" or "cuda:N").
 
     Args:
-        profile: what to load; its dtype counts on a GPU, a CPU computes in fp32.
+        profile: what to load.
         device: where. `embedded` runs on the CPU whatever this says.
         weights: where the weights come from, see `image_curation.encoders.weights`; None for the profile's own.
+        cpu_dtype: what a torch model computes in on a CPU. bf16 is for processors with AMX; without, it is slow.
 
     Raises:
         ConfigError: no such device, or `weights` cannot be understood.
@@ -93,6 +96,7 @@ def load_encoder(profile: Profile, device: str = "cpu", weights: str | None = No
     from image_curation.encoders.weights import parse_request
 
     request = parse_request(weights)
+    profile = replace(profile, dtype=dtype_on(profile, device, cpu_dtype))
     if profile.kind == "open_clip":
         from image_curation.encoders import open_clip_encoder
 

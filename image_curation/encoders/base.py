@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["open_clip", "timm", "onnx", "embedded"]
 Dtype = Literal["fp32", "bf16", "fp8"]
+CpuDtype = Literal["fp32", "bf16"]
 Pixels: TypeAlias = "npt.NDArray[np.uint8] | torch.Tensor"
 # Every profile's pixels have this geometry: CLIP's, made by the decoder.
 GEOMETRY = "short side to {size} px bicubic, centre crop {size}x{size}, RGB"
@@ -34,7 +35,7 @@ class Profile:
     size: int
     """Side of the square input in pixels."""
     dtype: Dtype
-    """Arithmetic on a GPU. On a CPU it is always fp32, and the profile of a loaded encoder says so."""
+    """Arithmetic on a GPU. On a CPU it is another, see `dtype_on`, and the profile of a loaded encoder says so."""
     vector_space: str
     """What a score head must have been trained on to accept these vectors; "" where no head can be."""
     duplicate_similarity: float
@@ -51,6 +52,11 @@ class Profile:
             f"The encoder `{self.name}` is not CLIP: its vectors describe shapes and colours, not meaning. There are "
             "no aesthetic and NSFW scores, and only near-copies are found. Use `clip-vit-l-14` for real work."
         )
+
+
+def dtype_on(profile: Profile, device: str, cpu_dtype: CpuDtype) -> Dtype:
+    """What the model of a profile computes in on "cpu", "cuda" or "cuda:N"."""
+    return profile.dtype if device.startswith("cuda") or profile.dtype == "fp32" else cpu_dtype
 
 
 class Encoder(Protocol):

@@ -7,6 +7,8 @@ import torch
 
 from image_curation.kernels import triton_runs
 
+_MULTIPLIES = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.MultiheadAttention)
+
 
 class Forward(Protocol):
     """uint8 [n, s, s, 3] RGB -> float32 [n, d] features."""
@@ -49,6 +51,27 @@ class Normalised:
             features = features[0]
         rows: torch.Tensor = features.float()
         return rows
+
+
+class MixedOnCpu(Normalised):
+    """As `Normalised`, on a CPU: products in bf16, what they are added to and norms in fp32 (torch's autocast)."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__(model, mean, std, dtype, device)
+        for module in model.modules():
+            if isinstance(module, _MULTIPLIES):  # autocast would turn their weights to bf16 for each pass
+                module.to(torch.bfloat16)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().__call__(pixels)
 
 
 class CudaQueue:

@@ -14,7 +14,7 @@ import torch
 
 from image_curation.allocator import keep_freed_memory
 from image_curation.encoders.base import GEOMETRY, Pixels, Profile, check_pixels, unit_rows
-from image_curation.encoders.forward import CudaQueue, Forward, Normalised, is_fusable
+from image_curation.encoders.forward import CudaQueue, Forward, MixedOnCpu, Normalised, is_fusable
 from image_curation.encoders.weights import WeightsFile
 from image_curation.errors import ConfigError, WeightsError
 
@@ -37,18 +37,18 @@ class TorchEncoder:
         weights_sha256: str,
     ) -> None:
         self._device = checked_device(device)
-        dtype = profile.dtype if self._device.type == "cuda" else "fp32"
         self.batch = _CUDA_BATCH if self._device.type == "cuda" else _CPU_BATCH
         model = model.requires_grad_(False).eval()
         self._forward: Forward
         if self._device.type == "cuda":
-            forward = _gpu_forward(model, mean, std, self.batch, replace(profile, dtype=dtype), self._device)
+            forward = _gpu_forward(model, mean, std, self.batch, profile, self._device)
             self._forward = CudaQueue(forward, (self.batch, profile.size, profile.size, 3), self._device)
         else:
             keep_freed_memory()
-            self._forward = Normalised(model, mean, std, torch.float32, self._device)
+            on_cpu = MixedOnCpu if profile.dtype == "bf16" else Normalised
+            self._forward = on_cpu(model, mean, std, torch.float32, self._device)
         self.dim = profile.dim or self._measured_dim(profile)
-        self.profile = replace(profile, dtype=dtype, dim=self.dim)
+        self.profile = replace(profile, dim=self.dim)
         self.weights_sha256 = weights_sha256
         self.preprocessing = f"{GEOMETRY.format(size=profile.size)}; /255, mean {_numbers(mean)}, std {_numbers(std)}"
 

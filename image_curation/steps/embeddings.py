@@ -10,6 +10,7 @@ from image_curation.artifacts import Artifact, Certificate, read_artifact, read_
 from image_curation.config import Settings, resolve_device
 from image_curation.decode.limits import DecodeLimits
 from image_curation.encoders import load_encoder, profile
+from image_curation.encoders.base import CpuDtype, dtype_on
 from image_curation.encoders.identity import weights_identity
 from image_curation.errors import ShardError
 from image_curation.project import Project
@@ -43,7 +44,7 @@ def build_embeddings(project: Project, shard: str) -> Outcome:
             "encoder": asdict(encoder_profile),
             "weights": weights_identity(encoder_profile, settings.weights)
             or _loaded(settings, device).encoder.weights_sha256,
-            "dtype": encoder_profile.dtype if device == "cuda" else "fp32",
+            "dtype": dtype_on(encoder_profile, device, settings.cpu_dtype),
             "limits": settings.decode.model_dump(),
         },
         inputs={"shard_index": index.content},
@@ -83,7 +84,8 @@ def _check_unchanged(index: Artifact) -> None:
 
 def _loaded(settings: Settings, device: str) -> "EmbeddingEngine":
     """Model, decoder and their threads, kept by each process between its tasks."""
-    needs = (settings.encoder, settings.weights, device, settings.threads_per_worker(), settings.decode)
+    threads = settings.threads_per_worker()
+    needs = (settings.encoder, settings.weights, device, settings.cpu_dtype, threads, settings.decode)
     with _loading:
         if needs not in _engines:
             _engines.clear()  # the older one ends with the last call that uses it
@@ -92,14 +94,14 @@ def _loaded(settings: Settings, device: str) -> "EmbeddingEngine":
 
 
 def _new_engine(
-    encoder_name: str, weights: str | None, device: str, threads: int, limits: DecodeLimits
+    encoder_name: str, weights: str | None, device: str, cpu_dtype: CpuDtype, threads: int, limits: DecodeLimits
 ) -> "EmbeddingEngine":
     from image_curation.decode.decoder import ImageDecoder  # loads DALI, which only those who decode should wait for
     from image_curation.engine import EmbeddingEngine
 
     if device == "cuda":  # what a GPU waits for takes the interpreter often and briefly, beside threads with much to do
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    encoder = load_encoder(profile(encoder_name), device, weights)
+    encoder = load_encoder(profile(encoder_name), device, weights, cpu_dtype)
     size, batch = encoder.profile.size, encoder.batch
     decoders = _CUDA_DECODERS if device == "cuda" else 1
     return EmbeddingEngine(

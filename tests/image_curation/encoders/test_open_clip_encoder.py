@@ -111,6 +111,14 @@ def test_a_cpu_computes_in_fp32_and_the_profile_says_so(small):
     )
 
 
+def test_a_cpu_computes_in_bf16_where_it_is_told_to(small, photo_pixels):
+    encoder = load_encoder(profile("open_clip:ViT-S-32"), weights="random:3", cpu_dtype="bf16")
+    assert (encoder.profile.dtype, encoder.weights_sha256) == ("bf16", small.weights_sha256)
+    exact, vectors = small.encode(photo_pixels[:20]), encoder.encode(photo_pixels[:20])
+    assert not np.array_equal(vectors, exact)
+    assert (vectors.astype(np.float64) * exact).sum(axis=1).min() > 0.999
+
+
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:0", ""])
 def test_unknown_device_lists_what_is_allowed(device):
     with pytest.raises(ConfigError, match="not one of: cpu, cuda, cuda:N"):

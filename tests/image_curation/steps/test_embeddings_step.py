@@ -64,6 +64,18 @@ def test_threads_that_ask_at_once_share_one_engine_which_is_loaded_once(raw, tmp
     assert workshop.hashes(tmp_path / "out" / "embeddings") == workshop.hashes(tmp_path / "one by one" / "embeddings")
 
 
+def test_vectors_of_another_arithmetic_are_made_anew(raw, tmp_path, workshop):
+    made = {}
+    for dtype in ("fp32", "bf16", "bf16"):
+        project = workshop.project(
+            raw, tmp_path / "out", encoder="open_clip:ViT-S-32", weights="random:3", cpu_dtype=dtype
+        )
+        made[dtype] = build_embeddings(project, indexed(project)[0])
+        assert made[dtype].artifact.certificate.settings["dtype"] == dtype
+    assert made["bf16"].reused
+    assert made["bf16"].artifact.content != made["fp32"].artifact.content
+
+
 def test_other_settings_bring_another_engine_and_the_first_one_ends(raw, tmp_path, workshop):
     for limit in (10_000, 20_000):
         project = workshop.project(raw, tmp_path / str(limit), decode={"max_pixels": limit})
