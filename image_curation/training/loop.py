@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -67,17 +67,28 @@ def train(
     """
     with joined_processes(device) as processes:
         learned, judged = _datasets(place, validation, config, processes)
-        return _Training(config, learned, judged, out, processes, on_event).run()
+        return train_on(learned, judged, out, config, processes, on_event)
+
+
+def train_on(
+    learned: Dataset,
+    judged: Dataset | None,
+    out: str,
+    config: TrainConfig,
+    processes: Processes,
+    on_event: OnEvent = lambda event: None,
+) -> Trained:
+    """As `train` does, on images that are listed, and of which none needs to be left out any more."""
+    return _Training(config, learned, judged, out, processes, on_event).run()
 
 
 def _datasets(
     place: str, validation: str | None, config: TrainConfig, processes: Processes
 ) -> tuple[Dataset, Dataset | None]:
     """The images to learn from and those to validate with, without what DALI cannot decode."""
-    learned = _readable(open_dataset(place, config.label_field), config, processes)
+    learned = _readable(place, None, config, processes)
     if validation is not None:
-        judged = open_dataset(validation, config.label_field, learned.classes)
-        return learned, _readable(judged, config, processes)
+        return learned, _readable(validation, learned.classes, config, processes)
     if config.val_fraction:
         learned, judged = learned.split(config.val_fraction)
         if not len(judged):
@@ -86,8 +97,9 @@ def _datasets(
     return learned, None
 
 
-def _readable(dataset: Dataset, config: TrainConfig, processes: Processes) -> Dataset:
-    """Each process looks at its share of the images, and learns what the others found."""
+def _readable(place: str, classes: Sequence[str] | None, config: TrainConfig, processes: Processes) -> Dataset:
+    """The first process lists the images; each looks at its share of them, and learns what the others found."""
+    dataset = processes.from_first(lambda: open_dataset(place, config.label_field, classes))
     if config.check == "none":
         return dataset
     rows = range(processes.rank, len(dataset), processes.count)

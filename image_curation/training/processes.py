@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from image_curation.config import resolve_device
+from image_curation.errors import CurationError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ class Processes:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What `make` gives in the first process, which alone calls it; an error of ours is raised in all of them."""
+        if self.count == 1:
+            return make()
+        made: list[Any] = [_value_or_error(make) if self.first else None]
+        dist.broadcast_object_list(made)
+        if isinstance(made[0], CurationError):
+            raise made[0]
+        return made[0]  # type: ignore[no-any-return]
 
     def summed(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all processes, in place."""
@@ -64,6 +77,13 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         yield Processes(rank, count, local, place)
     finally:
         dist.destroy_process_group()
+
+
+def _value_or_error(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except CurationError as error:
+        return error
 
 
 _VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
