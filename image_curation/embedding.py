@@ -13,6 +13,7 @@ CODE_VERSION = "3"
 
 INDEX_COLUMNS = (
     "shard", "key", "status", "error", "image_offset", "image_size", "format", "width", "height", "orientation",
+    "damaged",
 )  # fmt: skip
 """What is needed of a `shard_index` table to embed its samples."""
 

@@ -318,10 +318,10 @@ def _batches(shard: _Shard, index: pa.Table, batch_size: int) -> Iterator[_Batch
 
 def _headers(index: pa.Table) -> list[Header]:
     """What the index read of each image; nonsense where it is not a good one."""
-    columns = (index[name].to_pylist() for name in ("format", "width", "height", "orientation"))
+    columns = (index[name].to_pylist() for name in ("format", "width", "height", "orientation", "damaged"))
     return [
-        Header(kind, height, width, turn) if (turn or 1) >= 5 else Header(kind, width, height, turn)
-        for kind, width, height, turn in zip(*columns, strict=True)
+        Header(kind, *((height, width) if (turn or 1) >= 5 else (width, height)), turn, damaged)
+        for kind, width, height, turn, damaged in zip(*columns, strict=True)
     ]
 
 

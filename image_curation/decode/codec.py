@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from image_curation.decode.jpeg import check_cmyk, decode_plain, is_cmyk, is_damaged, is_plain, jpeg_reduction
+from image_curation.decode.jpeg import check_cmyk, decode_plain, is_cmyk, is_plain, jpeg_reduction
 from image_curation.decode.orientation import upright
 from image_curation.decode.picture import ImageFacts, Picture
 from image_curation.decode.pillow_reader import read_with_pillow
@@ -40,7 +40,6 @@ from nvidia import nvimgcodec  # type: ignore[attr-defined]  # it reads its verb
 
 _T = TypeVar("_T")
 _KEPT_BYTES = 1 << 24  # for decoded pixels, by each thread
-_LOOKED_AT = 16  # JPEGs that a task looks at for damage: many small tasks would wait for the interpreter
 _LISTED_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
 PARAMS = nvimgcodec.DecodeParams(apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB)
 
@@ -84,11 +83,6 @@ class CpuCodec:
                 second = list(self._pool.map(chance, refused, *lists, refused.values()))
         by_position = dict(zip(refused, second, strict=True))
         return [by_position[i] if isinstance(outcome, _Refused) else outcome for i, outcome in enumerate(outcomes)]
-
-    def damaged(self, images: Sequence[bytes], headers: Sequence[Header], chosen: Sequence[int]) -> Iterator[list[int]]:
-        """Those of the chosen plain JPEGs that strict decoding objects to, being found out meanwhile."""
-        parts = [chosen[start : start + _LOOKED_AT] for start in range(0, len(chosen), _LOOKED_AT)]
-        return self._pool.map(lambda part: [i for i in part if is_damaged(images[i], headers[i])], parts)
 
     def decoded_bytes(self, image: bytes, header: Header) -> int:
         """How much memory the picture of an image will take."""

@@ -33,20 +33,17 @@ class CudaPreparer:
         device_id: the GPU.
         threads: of the host.
         batch_size: the most images at once.
-        find_damage: whether the host looks for damage inside JPEGs.
     """
 
     held_bytes = 2**31
 
-    def __init__(
-        self, size: int, short_side: int, device_id: int, threads: int, batch_size: int, find_damage: bool
-    ) -> None:
+    def __init__(self, size: int, short_side: int, device_id: int, threads: int, batch_size: int) -> None:
         self._size = size
         self._device = torch.device("cuda", device_id)
         # Of high priority: its few short kernels go first where an encoder's long ones are waiting.
         self._stream = torch.cuda.Stream(device_id, priority=-1)  # type: ignore[no-untyped-call]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._codec = CudaCodec(device_id, threads, CpuCodec(self._pool, short_side), find_damage)
+        self._codec = CudaCodec(device_id, threads, CpuCodec(self._pool, short_side))
         self._dali = None if triton_runs() else _dali_pipeline(size, batch_size, threads, device_id)
 
     def prepare(self, images: Sequence[bytes], headers: Sequence[Header]) -> Prepared:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -25,15 +24,13 @@ class CudaCodec:
     length, and they differ by up to 3 of 255: an image's pixels would depend on its neighbours. Measured on an H200,
     the engine is within 1e-4 of libjpeg-turbo on average, the other cores within 0.05.
 
-    JPEGs are not reduced here, and a GPU fills what is damaged or cut off with grey, without a word. So the host
-    looks at each JPEG meanwhile, and what strict decoding objects to is the host's. Without `find_damage` only those
-    are that lack their end marker, and no other is ever called damaged.
+    JPEGs are not reduced here, and a GPU fills what is damaged or cut off with grey, without a word. So those that
+    their header calls damaged, or that lack their end marker, are the host's; no other is ever called damaged.
     """
 
-    def __init__(self, device_id: int, threads: int, host: CpuCodec, find_damage: bool) -> None:
+    def __init__(self, device_id: int, threads: int, host: CpuCodec) -> None:
         self._device = torch.device("cuda", device_id)
         self._host = host
-        self._find_damage = find_damage
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="decode-host")
         engine, cores = (
             nvimgcodec.Decoder(
@@ -50,19 +47,16 @@ class CudaCodec:
     def decode(self, images: Sequence[bytes], headers: Sequence[Header]) -> list[Picture | ImageError]:
         """One outcome an image, in order. The pixels are ready on torch's current stream.
 
-        What the GPU is not asked for, the host decodes meanwhile; what the GPU refuses or is damaged, after it.
+        What the GPU is not asked for, the host decodes meanwhile; what the GPU refuses, after it.
         """
         asked = [i for i, data in enumerate(images) if _is_for_gpu(data, headers[i])]
         others = sorted(set(range(len(images))) - set(asked))
-        damaged = self._host.damaged(images, headers, asked) if self._find_damage else iter(())
         meanwhile = self._beside.submit(self._decode_on_host, images, headers, others)
         found: dict[int, Picture | ImageError] = {}
         for decoder in self._decoders:
             left = [i for i in asked if i not in found]
             if left:
                 found |= self._decode_with(decoder, images, headers, left)
-        for i in chain.from_iterable(damaged):
-            found.pop(i, None)
         found |= self._uploaded(meanwhile.result())
         found |= self._uploaded(self._decode_on_host(images, headers, [i for i in asked if i not in found]))
         return [found[i] for i in range(len(images))]
@@ -116,4 +110,4 @@ def _pixels(image: nvimgcodec.Image, header: Header) -> Any:
 
 
 def _is_for_gpu(data: bytes, header: Header) -> bool:
-    return header.format == "JPEG" and is_plain(data) and is_whole(data)
+    return header.format == "JPEG" and not header.damaged and is_plain(data) and is_whole(data)

@@ -54,7 +54,7 @@ class ImageDecoder:
         device: "cpu", or "cuda" or "cuda:N" for a GPU. See `cuda_codec.CudaCodec` for what differs there.
         threads: of the host; 0 means as many as there are cores for this process.
         batch_size: the most images that are decoded at once; lists may be longer.
-        limits: checked on the header, before anything is decoded; and whether a GPU's host looks for damage.
+        limits: checked on the header, before anything is decoded.
 
     Raises:
         ConfigError: the device does not exist, or its decoder does not work.
@@ -71,9 +71,7 @@ class ImageDecoder:
         device_id = _device_id(device)
         self._limits = limits
         self._batch_size = batch_size
-        self._preparer = _preparer(
-            size, device_id, threads or len(os.sched_getaffinity(0)), batch_size, limits.find_damage
-        )
+        self._preparer = _preparer(size, device_id, threads or len(os.sched_getaffinity(0)), batch_size)
 
     def __enter__(self) -> ImageDecoder:
         return self
@@ -87,12 +85,13 @@ class ImageDecoder:
         """Stop the decoding threads. The object cannot be used afterwards."""
         self._preparer.close()
 
-    def decode(self, images: Sequence[bytes], headers: Sequence[Header] | None = None) -> Decoded:
+    def decode(self, images: Sequence[bytes], headers: Sequence[Header | None] | None = None) -> Decoded:
         """Decode whole image files. Nothing that an image holds raises: what is wrong with it is in `errors`.
 
         Args:
             images: n of them.
-            headers: what each says of itself, where that was read before; None reads it here.
+            headers: what each says of itself, where that was read before; None reads it here. Damage inside a JPEG is
+                found by a CPU anyway; a GPU has to be told of it here.
         """
         usable, errors = self._usable(images, headers)
         parts: list[Prepared] = []
@@ -114,14 +113,14 @@ class ImageDecoder:
         )
 
     def _usable(
-        self, images: Sequence[bytes], headers: Sequence[Header] | None
+        self, images: Sequence[bytes], headers: Sequence[Header | None] | None
     ) -> tuple[dict[int, Header], dict[int, tuple[str, str]]]:
         """By position: the headers of images that may be decoded, and why the others may not."""
         usable: dict[int, Header] = {}
         errors: dict[int, tuple[str, str]] = {}
         for row, data in enumerate(images):
             try:
-                header = read_header(data) if headers is None else headers[row]
+                header = (headers[row] if headers else None) or read_header(data)
                 check_limits(header, len(data), self._limits)
             except ImageError as error:
                 errors[row] = (error.code, str(error))
@@ -143,7 +142,7 @@ class ImageDecoder:
         return chunks
 
 
-def _preparer(size: int, device_id: int | None, threads: int, batch_size: int, find_damage: bool) -> Preparer:
+def _preparer(size: int, device_id: int | None, threads: int, batch_size: int) -> Preparer:
     short_side = REDUCED_OVER_SIZE * size
     if device_id is None:
         from image_curation.decode.cpu import CpuPreparer
@@ -151,7 +150,7 @@ def _preparer(size: int, device_id: int | None, threads: int, batch_size: int, f
         return CpuPreparer(size, short_side, threads)
     from image_curation.decode.cuda import CudaPreparer  # loads DALI, which takes seconds
 
-    return CudaPreparer(size, short_side, device_id, threads, batch_size, find_damage)
+    return CudaPreparer(size, short_side, device_id, threads, batch_size)
 
 
 def _device_id(device: str) -> int | None:

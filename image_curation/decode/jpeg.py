@@ -1,5 +1,7 @@
 """JPEG files -> RGB arrays by libjpeg-turbo (simplejpeg), strictly, and as small as is harmless."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -67,6 +69,16 @@ def is_damaged(jpeg: bytes, header: Header) -> bool:
     except ValueError:
         return True
     return False
+
+
+def looked_into(header: Header, data: bytes) -> Header:
+    """The header of an image with whether it is damaged inside, where it is a plain JPEG.
+
+    A CPU finds that out anyway while it decodes; a GPU fills damage with grey, without a word, and has to be told.
+    """
+    if header.format != "JPEG" or not is_plain(data):
+        return header
+    return replace(header, damaged=is_damaged(data, header))
 
 
 def _colours(jpeg: bytes) -> str | None:

@@ -83,6 +83,8 @@ class Header:
     width: int
     height: int
     orientation: int
+    damaged: bool | None = None
+    """Whether there is damage inside, as `decode.jpeg.looked_into` sees it; None where nobody has looked."""
 
     @property
     def shown_size(self) -> tuple[int, int]:

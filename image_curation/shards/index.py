@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from image_curation import storage
+from image_curation.decode.jpeg import looked_into
 from image_curation.decode.limits import DecodeLimits
 from image_curation.errors import ImageError, ShardError, StorageError
 from image_curation.shards.discover import Shard
@@ -20,7 +21,7 @@ from image_curation.shards.grouping import IMAGE_FIELDS, Part, Sample, extension
 from image_curation.shards.header import Header, check_bytes, check_limits, read_header
 from image_curation.shards.tar import Member, TarScan
 
-CODE_VERSION = "1"  # changes when the same tar would give other rows
+CODE_VERSION = "2"  # changes when the same tar would give other rows
 
 SHARD_INDEX_SCHEMA = pa.schema(
     [
@@ -42,6 +43,7 @@ SHARD_INDEX_SCHEMA = pa.schema(
         pa.field("width", pa.int32()),  # as shown, after EXIF orientation
         pa.field("height", pa.int32()),
         pa.field("orientation", pa.int8()),
+        pa.field("damaged", pa.bool_()),  # inside a JPEG; null where nobody looked
         pa.field("sha256", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
@@ -116,7 +118,10 @@ def _checked_size(file: BinaryIO, shard: Shard) -> int:
 
 
 def _look_at(file: BinaryIO, member: Member, limits: DecodeLimits) -> _ImageFacts:
-    """Hash the data of an image member and read its header; what is wrong with it becomes status and error."""
+    """Hash the data of an image member, read its header and look for damage inside a JPEG.
+
+    What is wrong with it becomes status and error, but for that damage: a decoder may still make a picture of it.
+    """
     header = None
     try:
         check_bytes(member.size, limits)
@@ -131,7 +136,7 @@ def _look_at(file: BinaryIO, member: Member, limits: DecodeLimits) -> _ImageFact
         check_limits(header, member.size, limits)
     except ImageError as error:
         return _ImageFacts(sha256, header, error.code, str(error))
-    return _ImageFacts(sha256, header)
+    return _ImageFacts(sha256, looked_into(header, data))
 
 
 def _hash_of(file: BinaryIO, member: Member) -> str:
@@ -171,6 +176,7 @@ def _row(shard: str, sample: Sample, images: dict[int, _ImageFacts], texts: dict
         "width": width,
         "height": height,
         "orientation": facts.header.orientation if facts.header else None,
+        "damaged": facts.header.damaged if facts.header else None,
         "sha256": facts.sha256,
         "status": facts.status,
         "error": f"shard {shard}, {place}: {facts.error}" if facts.error else None,

@@ -94,6 +94,7 @@ def make_shard(tmp_path: Path):
             "width": [1] * n,
             "height": [2] * n,
             "orientation": [1] * n,
+            "damaged": pa.nulls(n, pa.bool_()),
         }
         return pa.table(columns), str(path)
 

@@ -14,7 +14,7 @@ from image_curation.decode import cuda
 from image_curation.decode.codec import CpuCodec
 from image_curation.decode.cuda_codec import CudaCodec, _kept
 from image_curation.decode.decoder import ImageDecoder
-from image_curation.decode.limits import DecodeLimits
+from image_curation.decode.jpeg import looked_into
 from image_curation.decode.measures import measure
 from image_curation.decode.picture import Picture
 from image_curation.decode.pipeline import PixelPipeline
@@ -52,8 +52,8 @@ def mixed(photos) -> list[bytes]:
     return [photos[0], photos[1], photos[2], *others]
 
 
-@pytest.mark.parametrize("find_damage", [True, False])
-def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed, find_damage):
+@pytest.mark.parametrize("told", [True, False])
+def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed, told):
     """All of `CudaCodec` but the GPU: nvImageCodec's CPU decoders in its place, refusing the third image."""
     asked: list[int] = []
 
@@ -79,12 +79,13 @@ def test_what_the_gpu_does_not_decode_goes_to_the_host(mixed, find_damage):
     with ThreadPoolExecutor(2) as pool:
         codec = CudaCodec.__new__(CudaCodec)
         codec._device, codec._decoders = torch.device("cpu"), [Decoder(), Decoder()]
-        codec._host, codec._beside, codec._find_damage = CpuCodec(pool, 448), pool, find_damage
+        codec._host, codec._beside = CpuCodec(pool, 448), pool
         codec._stream = lambda: 0
-        outcomes = codec.decode(mixed, [read_header(image) for image in mixed])
-    assert asked == [5, 1]  # the plain JPEGs that are whole, then the one that is refused
+        headers = [looked_into(read_header(i), i) if told else read_header(i) for i in mixed]
+        outcomes = codec.decode(mixed, headers)
+    assert asked == [4 if told else 5, 1]  # the plain JPEGs that are whole, then the one that is refused
     assert isinstance(outcomes[8], Picture)
-    assert outcomes[8].facts.damaged == isinstance(outcomes[8].pixels, torch.Tensor) == find_damage
+    assert outcomes[8].facts.damaged == isinstance(outcomes[8].pixels, torch.Tensor) == told
     pictures = outcomes[:7]
     assert all(isinstance(picture, Picture) for picture in pictures)
     used = ["nvimgcodec", "nvimgcodec", "simplejpeg", "nvimgcodec", "nvimgcodec", "pillow", "nvimgcodec"]
@@ -146,8 +147,8 @@ def test_dali_stands_in_where_triton_does_not_run(photos, monkeypatch):
 @needs_gpu
 def test_mixed_list_on_the_gpu_is_as_on_the_cpu(mixed, decoder):
     expected = decoder.decode(mixed)
-    with ImageDecoder(224, device="cuda", threads=2, limits=DecodeLimits(find_damage=True)) as on_gpu:
-        found = on_gpu.decode(mixed)
+    with ImageDecoder(224, device="cuda", threads=2) as on_gpu:
+        found = on_gpu.decode(mixed, [looked_into(read_header(image), image) for image in mixed])
     assert found.pixels.is_cuda
     assert found.rows.tolist() == expected.rows.tolist()
     assert found.errors.keys() == expected.errors.keys()

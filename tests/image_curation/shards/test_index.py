@@ -65,6 +65,7 @@ def test_row_of_a_whole_sample_by_hand(index_of: Index, image_of: Callable[..., 
         "width": 40,
         "height": 30,
         "orientation": 1,
+        "damaged": False,
         "sha256": hashlib.sha256(jpeg).hexdigest(),
         "status": "ok",
         "error": None,
@@ -124,6 +125,17 @@ def test_too_many_pixels_keeps_what_is_known(index_of: Index, image_of: Callable
     row = only_row(index_of([("a.png", image_of("PNG", (40, 30)))], DecodeLimits(max_pixels=1199)))
     assert (row["status"], row["format"], row["width"], row["height"]) == ("too_many_pixels", "PNG", 40, 30)
     assert row["error"] == "shard s, member a.png: 40 x 30 = 1200 pixels are more than max_pixels=1199"
+
+
+def test_damage_inside_a_jpeg_is_told_and_the_sample_stays_good(
+    index_of: Index, image_of: Callable[..., bytes]
+) -> None:
+    jpeg = image_of(size=(256, 256), quality=95)
+    middle = len(jpeg) // 2
+    holed = jpeg[:middle] + bytes(200) + jpeg[middle + 200 :]
+    index = index_of([("a.jpg", jpeg), ("b.jpg", holed), ("c.png", image_of("PNG")), ("d.jpg", jpeg[:-100])])
+    assert index.table["damaged"].to_pylist() == [False, True, None, True]
+    assert index.table["status"].to_pylist() == ["ok"] * 4
 
 
 def test_extreme_aspect(index_of: Index, image_of: Callable[..., bytes]) -> None:
