@@ -33,7 +33,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from image_curation.allocator import keep_freed_memory
 from image_curation.decode.codec import CpuCodec
 from image_curation.decode.decoder import REDUCED_OVER_SIZE, ImageDecoder
 from image_curation.decode.picture import Picture
@@ -42,6 +41,7 @@ from image_curation.encoders import load_encoder, profile
 from image_curation.encoders.forward import Normalised
 from image_curation.encoders.torchvision_cpu import ensure_torchvision
 from image_curation.errors import ImageError
+from image_curation.processor import keep_freed_memory
 from image_curation.shards.header import read_header
 
 ensure_torchvision()

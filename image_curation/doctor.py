@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from image_curation.errors import CurationError, NoHead
+from image_curation.processor import has_amx
 
 State = Literal["ok", "absent", "broken"]
 
@@ -60,7 +61,8 @@ def _gpu() -> Iterator[Symptom]:
     import torch
 
     if not torch.cuda.is_available():
-        yield Symptom("GPU", "absent", "none; everything runs on the CPU")
+        tiles = ", whose AMX makes IMAGE_CURATION_CPU_DTYPE=bf16 worth it" if has_amx() else ""
+        yield Symptom("GPU", "absent", f"none; everything runs on the CPU{tiles}")
         return
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     yield Symptom("GPU", "ok", f"{names}, CUDA {torch.version.cuda}")

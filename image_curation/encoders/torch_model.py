@@ -12,11 +12,11 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from image_curation.allocator import keep_freed_memory
 from image_curation.encoders.base import GEOMETRY, Pixels, Profile, check_pixels, unit_rows
 from image_curation.encoders.forward import CudaQueue, Forward, MixedOnCpu, Normalised, is_fusable
 from image_curation.encoders.weights import WeightsFile
 from image_curation.errors import ConfigError, WeightsError
+from image_curation.processor import keep_freed_memory
 
 # Images in one forward pass. On a GPU the last batch is filled up, so that every pass has the same shape; on a CPU that
 # would cost more than it gives. 262 images of ViT-L/14 are 526 tiles of 128 tokens: the 132 multiprocessors of an H100

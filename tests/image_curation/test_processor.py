@@ -8,7 +8,7 @@ import pytest
 _FAULTS = """
 import ctypes, resource, sys, threading
 import numpy as np
-from image_curation.allocator import keep_freed_memory
+from image_curation.processor import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
