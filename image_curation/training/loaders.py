@@ -16,7 +16,8 @@ from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 from image_curation.errors import ConfigError, TrainingError
 from image_curation.training.dataset import Dataset
 from image_curation.training.epochs import Policy, batches_of, check_epochs
-from image_curation.training.pipelines import READER, Look, Reading, channels_first, reading_pipeline
+from image_curation.training.normalized import Normalizer
+from image_curation.training.pipelines import MEAN, READER, STD, Look, Reading, channels_first, reading_pipeline
 from image_curation.training.views import write_view
 
 
@@ -95,6 +96,7 @@ class DaliLoader:
         self._labels = torch.from_numpy(dataset.labels)
         if feed.device_id is not None:
             self._labels = self._labels.to(f"cuda:{feed.device_id}")
+        self._normalized = Normalizer(MEAN, STD)
         self._folder = tempfile.TemporaryDirectory(prefix="image-curation-view-")
         pipeline = reading_pipeline(
             _reading(dataset, feed, Path(self._folder.name)),
@@ -131,7 +133,7 @@ class DaliLoader:
                     "check was left out: train with --check decode, which leaves out what cannot be decoded."
                 ) from error
             rows = outputs["label"].reshape(-1)
-            yield Batch(channels_first(outputs["data"]), self._labels[rows], rows)
+            yield Batch(channels_first(self._normalized(outputs["data"])), self._labels[rows], rows)
 
     def state(self) -> bytes:
         """See `Loader`. Some kB, and in the format of the DALI that is installed."""

@@ -18,7 +18,8 @@ from image_curation.errors import TrainingError
 from image_curation.training.dataset import Dataset
 from image_curation.training.epochs import check_epochs
 from image_curation.training.loaders import Batch, Feed, seed_of_shard, steps_of
-from image_curation.training.pipelines import channels_first, proxy_pipeline
+from image_curation.training.normalized import Normalizer
+from image_curation.training.pipelines import MEAN, STD, channels_first, proxy_pipeline
 from image_curation.training.readable import image_bytes
 
 dali_proxy: Any = proxy  # it has no types
@@ -40,6 +41,7 @@ class ProxyLoader:
         self.steps = steps_of(dataset, feed, self._policy)
         self._dataset, self._feed = dataset, feed
         self._epoch, self._done = (int(n) for n in state.split()) if state else (0, 0)
+        self._normalized = Normalizer(MEAN, STD)
         _allow_cpu_torch()
         pipeline = proxy_pipeline(
             feed.look,
@@ -71,7 +73,8 @@ class ProxyLoader:
         try:
             for images, rows in self._running:
                 self._done += 1
-                yield Batch(channels_first(images), labels[rows].to(images.device), rows.to(images.device))
+                pixels = channels_first(self._normalized(images))
+                yield Batch(pixels, labels[rows].to(images.device), rows.to(images.device))
         except RuntimeError as error:
             raise TrainingError(f"DALI Proxy lost a batch of {self._dataset.place}: {error}") from error
         self._running, self._epoch, self._done = None, self._epoch + 1, 0

@@ -9,7 +9,8 @@ from PIL import Image
 from image_curation.training.squares import resizer
 
 SIDE = 64
-SIZES = [(1, 1), (1, 300), (64, 64), (63, 65), (40, 200), (500, 333), (1200, 900), (64, 500)]
+SIZES = [(1, 1), (1, 300), (64, 64), (63, 65), (40, 200), (500, 333), (1200, 900), (64, 500), (70, 70)]
+UPRIGHT = [np.array(0)] * len(SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +27,20 @@ def images() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("threads", [1, 3, 20])
 def test_squares_are_pillows_but_for_rounding(images, threads):
-    squares = resizer(SIDE, threads)(images)
+    squares = resizer(SIDE, threads)(images, UPRIGHT)
     assert len(squares) == len(SIZES)
     for square, image in zip(squares, images, strict=True):
         assert square.shape == (SIDE, SIDE, 3)
         pillow = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.int16)
         assert np.abs(square - pillow).max() <= 1
+
+
+def test_those_with_a_flag_are_mirrored(images):
+    flags = [np.array(number % 2, np.int32) for number in range(len(SIZES))]
+    upright, found = resizer(SIDE, 2)(images, UPRIGHT), resizer(SIDE, 2)(images, flags)
+    for number, (square, other) in enumerate(zip(upright, found, strict=True)):
+        assert np.array_equal(other, square[:, ::-1] if number % 2 else square)
+        assert other.flags.c_contiguous
 
 
 def test_squares_are_near_those_of_dali(images):
@@ -44,7 +53,7 @@ def test_squares_are_near_those_of_dali(images):
     (dali,) = resize().run()
     distances = [
         np.abs(square - np.asarray(other).astype(np.int16))
-        for square, other in zip(resizer(SIDE, 2)(images), dali, strict=True)
+        for square, other in zip(resizer(SIDE, 2)(images, UPRIGHT), dali, strict=True)
     ]
     assert np.mean(distances) < 0.3
     assert np.max(distances) < 10
