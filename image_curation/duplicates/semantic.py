@@ -98,11 +98,17 @@ def distinct_part(
 
 def _copies(products: Products, block: Block) -> Edges:
     """What ties each row that equals an earlier one to the first such row."""
-    ranked, order = torch.sort(products.row_hashes(block))
-    twice = torch.nonzero(ranked[1:] == ranked[:-1])[:, 0]
-    suspects = torch.unique(torch.cat([order[twice], order[twice + 1]]))  # ascending
+    suspects = _repeated(block.squares)  # exact, so that equal rows have equal ones, and others hardly ever
+    suspects = suspects[_repeated(products.row_hashes(block.values[suspects]))]
     values = block.values[suspects].cpu().numpy()
     return collapse(row_bytes(values), suspects.cpu().numpy(), Kind.SEMANTIC)[1]
+
+
+def _repeated(keys: torch.Tensor) -> torch.Tensor:
+    """The places of those of [n] keys that are there more than once, ascending."""
+    ranked, order = torch.sort(keys)
+    twice = torch.nonzero(ranked[1:] == ranked[:-1])[:, 0]
+    return torch.unique(torch.cat([order[twice], order[twice + 1]]))
 
 
 def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
