@@ -25,7 +25,8 @@ import torch
 from make_vectors import vectors_of_shard
 
 from image_curation.duplicates.cells import SAMPLE_PER_CELL, cell_count, train_cells
-from image_curation.duplicates.semantic import fitted_margin, semantic_pairs
+from image_curation.duplicates.margin import fitted_margin
+from image_curation.duplicates.semantic import semantic_pairs
 
 _OTHERS = (0.90, 0.99)
 _PRODUCT_SHARE, _FAISS_SHARE = 20, 50

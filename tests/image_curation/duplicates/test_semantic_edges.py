@@ -11,9 +11,9 @@ from image_curation.duplicates import products, semantic, vectors
 from image_curation.duplicates.cells import Cells, train_cells
 from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.duplicates.groups import connected_groups
+from image_curation.duplicates.margin import fitted_margin
 from image_curation.duplicates.semantic import (
     estimate_recall,
-    fitted_margin,
     semantic_edges,
     semantic_pairs,
     wilson_interval,
