@@ -1,13 +1,15 @@
 """Close pairs among vectors on a CPU: comparing all, by cells, and by a faiss index of equal recall, in CPU time.
 
     python benchmarks/duplicate_cells.py [--vectors 200000] [--dim 768] [--threshold 0.95] [--recall 0.999 0.98]
+                                         [--threads 1]
 
 The vectors are those of `make_vectors.py`. "fp32 product" is what comparing all costs anybody: tiles of x @ x.T in fp32
 and a look for what is large, measured on a twentieth of the rows and multiplied. "all with all" is this project's own.
 By cells the price holds everything: training, fitting the margin, finding cells, comparing. faiss, where it is
 installed (`pip install faiss-cpu`), searches an IVF index of as many cells with range_search, each row asking, with as
 many probes as the recall needs; the search is measured on a fiftieth of the rows and multiplied. Recall is of pairs, at
-the threshold and at two others, against comparing all.
+the threshold and at two others, against comparing all. All have one thread, as a worker of the cluster has on two
+cores: threads that wait for each other spin, and on a busy machine that would be most of the CPU time.
 """
 
 import argparse
@@ -52,7 +54,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--threshold", type=float, default=0.95)
     parser.add_argument("--recall", type=float, nargs="+", default=[0.999, 0.98])
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     vectors, _ = vectors_of_shard(np.random.default_rng([1, 0]), options.vectors, options.dim)
     print_table(list(lines(vectors, options)), options)
 
@@ -136,7 +140,8 @@ def _ranged(index: Any, x: npt.NDArray[np.float32], asked: Codes, threshold: flo
 def print_table(found: list[Line], options: argparse.Namespace) -> None:
     plain = found[0].cpu_s
     print(f"\n{date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"{options.vectors:,} vectors of {options.dim}, pairs from cosine {options.threshold:g}\n")
+    asked = f"{options.vectors:,} vectors of {options.dim}, pairs from cosine {options.threshold:g}"
+    print(f"{asked}, threads: {options.threads}\n")
     print(f"{'':<34}{'CPU s':>9}{'cheaper':>9}   recall at {_OTHERS[0]:<7g}{options.threshold:<7g}{_OTHERS[1]:<7g}")
     for line in found:
         recalls = "".join(f"{'-' if np.isnan(recall) else f'{recall:.4f}':<8}" for recall in line.recalls)

@@ -22,9 +22,7 @@ from image_curation.duplicates.products import Products
 from image_curation.duplicates.vectors import Float16s, Float64s, check_threshold, chunks
 from image_curation.errors import ConfigError
 
-SAMPLE_PER_CELL = (
-    64  # vectors to train on, a cell; 128, and a round more, save a sixth of the comparing and cost as much
-)
+SAMPLE_PER_CELL = 64  # vectors to train on, a cell; with 128 and a round more comparing costs a sixth less
 MIN_CELLS = 256
 TILE_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores, and values of vectors, at a time: 16 and 512 MB each
 
@@ -117,9 +115,8 @@ def train_cells(
     """
     products = Products(device)
     block, _ = products.load(sample)
-    _, distinct = np.unique(
-        products.row_hashes(block.values).cpu().numpy(), return_index=True
-    )  # in an order of their own
+    hashes = products.row_hashes(block.values).cpu().numpy()
+    _, distinct = np.unique(hashes, return_index=True)  # in an order of their own
     if n_cells < 1 or len(distinct) == 0:
         raise ConfigError(
             f"n_cells={n_cells} and the {len(distinct)} distinct vectors of the sample should be 1 or more."

@@ -21,10 +21,10 @@ def fitted_margin(
     """The least margin of which a sample shows that a search by `cells` meets the wanted share of duplicates.
 
     Sampled rows are compared with all. Of each duplicate that is found it is known with what margin one of the two
-    would be a ghost in the other's cell; each sampled row with duplicates counts once. So many rows are sampled, at most
-    `queries`, that the share is shown with 95 % certainty. Where they are too few for so high a recall (it takes 133
-    with duplicates for 0.98 and 2,703 for 0.999), the answer is no less than the cells' own margin, and more than any
-    of them needs. It is at least 0.02, and at most 1, the bound of the worst case.
+    would be a ghost in the other's cell; each sampled row with duplicates counts once. As many rows are sampled as show
+    the share with 95 % certainty: it takes 133 with duplicates for 0.98, and 2,703 for 0.999. Where `queries` rows
+    would not be enough, the answer is no less than the cells' own margin, and more than any of a few duplicates needs.
+    It is at least 0.02, and at most 1, the bound of the worst case.
     """
     products = Products(device)
     block, _ = products.load(vectors)
@@ -50,9 +50,9 @@ def _shown(need: Float64s, a: Rows, known: int, recall: float) -> float:
 def _sampled_duplicates(
     products: Products, block: Block, order: Rows, threshold: float, enough: float
 ) -> tuple[Rows, Rows]:
-    """All duplicates b[i] of each of the first rows a[i] in an order: of as many rows as `enough` with duplicates takes.
+    """All duplicates b[i] of rows a[i], the first of an order: of as many as it takes until `enough` have duplicates.
 
-    The first of them show how many that are. Where there are not so many, a few have to do.
+    The first of them show how many it takes. Where there are not so many, a few have to do.
     """
     first = order[:_FIRST_QUERIES]
     a, b = _duplicates_of(products, block, first, threshold)
@@ -72,7 +72,7 @@ def _duplicates_of(products: Products, block: Block, sample: Rows, threshold: fl
 
 
 def _needed_margin(block: Block, a: Rows, b: Rows, cells: Cells, threshold: float) -> Float64s:
-    """The margin with which a[i] would be a ghost in the cell of b[i], or b[i] in that of a[i]; 0 where they share one."""
+    """The margin with which a[i] or b[i] would be a ghost in the cell of the other; 0 where they share one."""
     used, place = np.unique(np.concatenate([a, b]), return_inverse=True)
     values = block.take(used).values
     nearest = assign(values, replace(cells, margin=0.0), threshold).cell.cpu().numpy()[place]

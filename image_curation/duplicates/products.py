@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BAND = {torch.float32: 2.0**-9, torch.float16: 2.0**-10 + 2.0**-9, torch.bfloat16: 3 * 2.0**-9 + 2.0**-9}
 _ALIGNED = 8  # what a row's numbers are a multiple of: a GPU copies tiles whose rows begin at 16 bytes
 _SHAPE_ROWS = 128  # what the rows of a small product are a multiple of
-_TILE_ROWS = 2_048  # a side: 8 MB of scores
+_TILE_ROWS = 1_024  # a side: 2 MB of scores, which stay in a CPU's cache
 _SMALL_PRODUCT = 1 << 24  # scores of a product that is not worth a kernel of its own
 _EXACT_VALUES = {"cpu": 1 << 20, "cuda": 1 << 24}  # numbers in fp64 at a time: what a CPU's cache holds, and 128 MB
 
@@ -128,7 +128,7 @@ class Products:
         return cosine_of_dots(*(part.cpu().numpy() for part in (dots, x.squares[i], y.squares[j])))
 
     def _chunks(self, values: torch.Tensor) -> list[slice]:
-        return chunks(*values.shape, _EXACT_VALUES[self.device.type])
+        return chunks(len(values), values.shape[1], _EXACT_VALUES[self.device.type])
 
 
 @lru_cache(maxsize=1)

@@ -107,7 +107,8 @@ def _repeated(keys: torch.Tensor) -> torch.Tensor:
     """The places of those of [n] keys that are there more than once, ascending."""
     ranked, order = torch.sort(keys)
     twice = torch.nonzero(ranked[1:] == ranked[:-1])[:, 0]
-    return torch.unique(torch.cat([order[twice], order[twice + 1]]))
+    places: torch.Tensor = torch.unique(torch.cat([order[twice], order[twice + 1]]))
+    return places
 
 
 def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:

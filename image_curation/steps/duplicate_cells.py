@@ -19,9 +19,7 @@ from image_curation.project import Project
 
 _GROWTH = 4  # a generation serves until there are so many times the vectors that it was made for
 _MAX_GHOSTS = 64
-_READ_PER_CELL = (
-    2 * SAMPLE_PER_CELL
-)  # vectors, a cell; among more of them there are more duplicates to fit the margin to
+_READ_PER_CELL = 2 * SAMPLE_PER_CELL  # vectors, a cell: the more, the more duplicates to fit the margin to
 
 
 def cells_for(project: Project, counts: dict[str, int]) -> str:
