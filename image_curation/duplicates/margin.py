@@ -1,5 +1,6 @@
 """Vectors and cells -> the margin with which a search by the cells meets a wanted share of the duplicates."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -52,14 +53,18 @@ def _sampled_duplicates(
 ) -> tuple[Rows, Rows]:
     """All duplicates b[i] of rows a[i], the first of an order: of as many as it takes until `enough` have duplicates.
 
-    The first of them show how many it takes. Where there are not so many, a few have to do.
+    Those asked so far show how many it takes. Where there are not so many, a few have to do.
     """
-    first = order[:_FIRST_QUERIES]
-    a, b = _duplicates_of(products, block, first, threshold)
-    share = max(1, len(np.unique(a))) / max(1, len(first))
-    wanted = enough if enough <= share * len(order) else _FEW
-    more_a, more_b = _duplicates_of(products, block, order[len(first) : int(1.1 * wanted / share)], threshold)
-    return np.concatenate([a, more_a]), np.concatenate([b, more_b])
+    a = b = np.empty(0, np.int64)
+    asked, step = 0, _FIRST_QUERIES
+    while step and asked < len(order):
+        more_a, more_b = _duplicates_of(products, block, order[asked : asked + step], threshold)
+        a, b = np.concatenate([a, more_a]), np.concatenate([b, more_b])
+        asked, known = asked + step, len(np.unique(a))
+        share = max(1, known) / asked
+        wanted = enough if enough <= share * len(order) else _FEW
+        step = max(0, math.ceil((wanted - known) / share))
+    return a, b
 
 
 def _duplicates_of(products: Products, block: Block, sample: Rows, threshold: float) -> tuple[Rows, Rows]:
