@@ -127,7 +127,7 @@ def _all_distances(centroids: torch.Tensor) -> torch.Tensor:
 
 def _found(x: Float64s, centroids: Float64s, reach: float, most: int) -> tuple[Rows, Rows, Rows]:
     """As `Finder.find`, of rows float64 [m, d], on the host in exact arithmetic."""
-    scores = x @ centroids.T
+    scores = _dots(x, centroids)
     best = scores.argmax(axis=1)
     gap = scores[np.arange(len(x)), best][:, None] - scores
     used, place = np.unique(best, return_inverse=True)
@@ -142,6 +142,12 @@ def _found(x: Float64s, centroids: Float64s, reach: float, most: int) -> tuple[R
 
 def _distances(some: Float64s, centroids: Float64s) -> Float64s:
     """The distance of each of float64 [m, d] from each centroid: [m, k]."""
-    squared = (some * some).sum(1)[:, None] + (centroids * centroids).sum(1) - 2 * (some @ centroids.T)
+    squared = (some * some).sum(1)[:, None] + (centroids * centroids).sum(1) - 2 * _dots(some, centroids)
     distances: Float64s = np.sqrt(np.maximum(squared, 0))
     return distances
+
+
+def _dots(x: Float64s, y: Float64s) -> Float64s:
+    """x @ y.T by torch: numpy's threads go on spinning for some time after each product."""
+    dots: Float64s = (torch.from_numpy(x) @ torch.from_numpy(y).T).numpy()
+    return dots
