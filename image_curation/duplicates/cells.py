@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 
 from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.nearest import finder
 from image_curation.duplicates.products import Products
 from image_curation.duplicates.vectors import Float16s, Float64s, check_threshold, chunks
 from image_curation.errors import ConfigError
 
-SAMPLE_PER_CELL = 128  # vectors to train on, a cell
+SAMPLE_PER_CELL = 64  # vectors to train on, a cell; with 128 and a round more comparing costs a sixth less
 MIN_CELLS = 256
 TILE_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores, and values of vectors, at a time: 16 and 512 MB each
 
@@ -96,7 +97,7 @@ def train_cells(
     seed: int = 0,
     margin: float = 0.2,
     max_ghosts: int = 15,
-    iterations: int = 4,
+    iterations: int = 3,
     device: str = "cpu",
 ) -> Cells:
     """Spherical k-means (Dhillon and Modha 2001): centroids are unit vectors, the nearest has the largest dot product.
@@ -114,7 +115,8 @@ def train_cells(
     """
     products = Products(device)
     block, _ = products.load(sample)
-    _, distinct = np.unique(products.row_hashes(block).cpu().numpy(), return_index=True)  # in an order of their own
+    hashes = products.row_hashes(block.values).cpu().numpy()
+    _, distinct = np.unique(hashes, return_index=True)  # in an order of their own
     if n_cells < 1 or len(distinct) == 0:
         raise ConfigError(
             f"n_cells={n_cells} and the {len(distinct)} distinct vectors of the sample should be 1 or more."
@@ -145,11 +147,11 @@ def assign(vectors: torch.Tensor, cells: Cells, threshold: float) -> Assignment:
     if vectors.shape[1] != cells.centroids.shape[1]:
         raise ConfigError(f"vectors have {vectors.shape[1]} dimensions, the cells {cells.centroids.shape[1]}.")
     reach = _reach(cells.margin, threshold)
-    finder = _Finder(cells.centroids.astype(np.float64), reach, cells.max_ghosts, vectors.device)
+    found_by = finder(cells.centroids.astype(np.float64), reach, cells.max_ghosts, vectors.device)
     none = torch.empty(0, dtype=torch.int64, device=vectors.device)
     parts = [(none, none, none)]
     for rows in _tiles(vectors, cells.centroids):
-        best, owner, ghost = finder.find(vectors[rows])
+        best, owner, ghost = found_by.find(vectors[rows])
         parts.append((best, owner + rows.start, ghost))
     return Assignment(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -158,98 +160,14 @@ def _reach(margin: float, threshold: float) -> float:
     return margin * math.sqrt(1 - threshold * threshold) / threshold  # margin tan(arccos t)
 
 
-class _Finder:
-    """Finds the cells of vectors, tile by tile."""
-
-    def __init__(self, centroids: Float64s, reach: float, max_ghosts: int, device: torch.device) -> None:
-        self._exact, self._reach, self._max_ghosts = centroids, reach, max_ghosts
-        wide = torch.from_numpy(centroids).to(device)
-        self._dtype = torch.float64 if wide.is_cuda else torch.float32
-        # What a score may be off by. Products of two fp16 numbers are exact in fp32; a sum in 8 lanes or more, as every
-        # library for processors has them, rounds at most d / 8 + 8 times, by 2^-24 of no more than the norms each time.
-        self._error = 2.0**-48 if wide.is_cuda else (centroids.shape[1] / 8 + 8) * 2.0**-24
-        self._centroids = wide.to(self._dtype)
-        self._distances = _all_distances(wide, self._dtype) if reach else None
-
-    def find(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of fp16 [m, d]: the best cell of each row, and pairs (row, ghost cell), by row, then cell."""
-        scores = values.to(self._dtype) @ self._centroids.T
-        top, best = scores.max(1)
-        again = (scores >= top[:, None] - 2 * self._error).sum(1) > 1
-        ghost = torch.zeros((len(values), 0), dtype=torch.bool, device=values.device)
-        if self._distances is not None:
-            within = scores.sub_(top[:, None]).add_(self._distances[best], alpha=self._reach)
-            ghost = within > 0
-            doubtful = within.abs_() <= 3 * self._error  # both scores, and the rounding of the distance
-            doubtful[torch.arange(len(values), device=values.device), best] = False
-            crowded = ghost.sum(1) > self._max_ghosts
-            if self._dtype == torch.float64:
-                ghost[crowded] = self._nearest(values[crowded], ghost[crowded])
-            else:
-                again |= crowded
-            again |= doubtful.any(1)
-        ghost[again] = False
-        owner, cell = torch.nonzero(ghost, as_tuple=True)
-        rows = torch.nonzero(again)[:, 0]
-        return self._done_again(values, rows, best, owner, cell) if len(rows) else (best, owner, cell)
-
-    def _nearest(self, values: torch.Tensor, ghost: torch.Tensor) -> torch.Tensor:
-        """Of the ghost cells bool [m, k] of rows whose scores are exact, as many of the nearest as there may be."""
-        scores = (values.to(self._dtype) @ self._centroids.T).masked_fill_(~ghost, -torch.inf)
-        nearest = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, : self._max_ghosts]
-        return torch.zeros_like(ghost).scatter_(1, nearest, value=True)
-
-    def _done_again(
-        self, values: torch.Tensor, rows: torch.Tensor, best: torch.Tensor, owner: torch.Tensor, cell: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `find`, with exact answers for some rows."""
-        wide = values[rows].double().cpu().numpy()
-        exact = _assign_tile(wide, self._exact, self._reach, self._max_ghosts)
-        exact_best, exact_owner, exact_cell = (torch.from_numpy(part).to(values.device) for part in exact)
-        best[rows] = exact_best
-        owner, cell = torch.cat([owner, rows[exact_owner]]), torch.cat([cell, exact_cell])
-        order = torch.argsort(owner, stable=True)  # by cell within a row they are
-        return best, owner[order], cell[order]
-
-
-def _all_distances(centroids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """|c_i - c_j| for all of float64 [k, d]: [k, k]."""
-    squares = (centroids * centroids).sum(1)
-    squared = squares[:, None] + squares - 2 * (centroids @ centroids.T)
-    return squared.clamp_(min=0).sqrt_().to(dtype)
-
-
-def _assign_tile(x: Float64s, centroids: Float64s, reach: float, max_ghosts: int) -> tuple[Rows, Rows, Rows]:
-    """Best cell of each row of x, and pairs (row of x, ghost cell) sorted by row, then cell; in exact arithmetic."""
-    scores = x @ centroids.T
-    best = scores.argmax(axis=1)
-    gap = scores[np.arange(len(x)), best][:, None] - scores
-    used, place = np.unique(best, return_inverse=True)
-    row, ghost = np.nonzero(gap < reach * _distances(centroids, used)[place])  # never the best: 0 < 0 is false
-    order = np.lexsort((ghost, gap[row, ghost], row))
-    row, ghost = row[order], ghost[order]
-    nth = np.arange(len(row)) - np.searchsorted(row, row)  # 0 for the nearest ghost cell of a row
-    row, ghost = row[nth < max_ghosts], ghost[nth < max_ghosts]
-    order = np.lexsort((ghost, row))
-    return best, row[order], ghost[order]
-
-
-def _distances(centroids: Float64s, which: Rows) -> Float64s:
-    """|c_i - c_j| for i in `which` and every j: float64 [len(which), k]."""
-    squares = np.einsum("ij,ij->i", centroids, centroids)
-    squared = squares[which][:, None] + squares - 2 * (centroids[which] @ centroids.T)
-    distances: Float64s = np.sqrt(np.maximum(squared, 0))
-    return distances
-
-
 def _moved(values: torch.Tensor, centroids: Float64s) -> Float64s:
     """One step: the sum of the vectors of each cell."""
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=values.device)
     cell = torch.empty(len(values), dtype=torch.int64, device=values.device)
-    finder = _Finder(centroids, 0.0, 0, values.device)
+    nearest = finder(centroids, 0.0, 0, values.device)
     for rows in _tiles(values, centroids):
-        cell[rows] = best = finder.find(values[rows])[0]
-        sums.index_add_(0, best, values[rows].double())
+        cell[rows] = best = nearest.find(values[rows])[0]
+        sums.index_add_(0, best, values[rows].float().double())
     moved: Float64s = sums.cpu().numpy()
     empty = ~moved.any(axis=1)
     if empty.any():

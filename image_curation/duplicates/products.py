@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 # Schwarz one unit roundoff for each factor, for bf16 one more for the result; and the sum's own, for 16,384 dimensions.
 _BAND = {torch.float32: 2.0**-9, torch.float16: 2.0**-10 + 2.0**-9, torch.bfloat16: 3 * 2.0**-9 + 2.0**-9}
 _ALIGNED = 8  # what a row's numbers are a multiple of: a GPU copies tiles whose rows begin at 16 bytes
-_SHAPE_ROWS = 256  # what the rows of a small product are a multiple of
-_TILE_ROWS = 2_048  # a side: 8 MB of scores
+_SHAPE_ROWS = 128  # what the rows of a small product are a multiple of
+_TILE_ROWS = 1_024  # a side: 2 MB of scores, which stay in a CPU's cache
 _SMALL_PRODUCT = 1 << 24  # scores of a product that is not worth a kernel of its own
-_EXACT_VALUES = 1 << 24  # numbers in fp64 at a time: 128 MB a side
+_EXACT_VALUES = {"cpu": 1 << 20, "cuda": 1 << 24}  # numbers in fp64 at a time: what a CPU's cache holds, and 128 MB
 
 Pairs = tuple[Rows, Rows, Float64s]
 _Proposed = tuple[torch.Tensor, torch.Tensor]
@@ -52,7 +52,7 @@ class Block:
     def take(self, rows: Rows) -> "Block":
         """A copy of some rows, in their order."""
         index = torch.from_numpy(rows).to(self.values.device)
-        return Block(self.values[index], self.unit[index], self.squares[index])
+        return Block(*(part.index_select(0, index) for part in (self.values, self.unit, self.squares)))
 
 
 class Products:
@@ -74,25 +74,25 @@ class Products:
         """
         values = torch.from_numpy(np.ascontiguousarray(vectors)).to(self.device)
         squares = torch.empty(len(values), dtype=torch.float64, device=self.device)
-        for rows in chunks(len(values), values.shape[1], _EXACT_VALUES):
-            squares[rows] = values[rows].double().square_().sum(1)
+        for rows in self._chunks(values):
+            squares[rows] = values[rows].float().double().square_().sum(1)  # a CPU has no quick way from fp16 to fp64
         check_norms(squares.cpu().numpy())
         there = torch.nonzero((squares > 0) & squares.isfinite())[:, 0]
         if len(there) < len(values):
             values, squares = values[there], squares[there]
         n, d = values.shape
         unit = torch.zeros((n, -(-d // _ALIGNED) * _ALIGNED), dtype=self.proposes, device=self.device)
-        for rows in chunks(len(values), values.shape[1], _EXACT_VALUES):
+        for rows in self._chunks(values):
             unit[rows, :d] = values[rows].float() / squares[rows].sqrt().float()[:, None]
         return Block(values, unit, squares), there.cpu().numpy()
 
-    def row_hashes(self, block: Block) -> torch.Tensor:
-        """int64 [n]: equal for rows of equal bytes, and hardly ever for others."""
-        hashes = torch.empty(len(block), dtype=torch.int64, device=self.device)
-        odd = np.random.default_rng(0).integers(-(2**62), 2**62, block.values.shape[1]) * 2 + 1
+    def row_hashes(self, values: torch.Tensor) -> torch.Tensor:
+        """int64 [n] of fp16 [n, d]: equal for rows of equal bytes, and hardly ever for others."""
+        hashes = torch.empty(len(values), dtype=torch.int64, device=self.device)
+        odd = np.random.default_rng(0).integers(-(2**62), 2**62, values.shape[1]) * 2 + 1
         factors = torch.from_numpy(odd).to(self.device)
-        for rows in chunks(len(block), block.values.shape[1], _EXACT_VALUES):
-            hashes[rows] = (block.values[rows].view(torch.int16).long() * factors).sum(1)
+        for rows in self._chunks(values):
+            hashes[rows] = (values[rows].view(torch.int16).long() * factors).sum(1)
         return hashes
 
     def close_pairs(
@@ -123,9 +123,12 @@ class Products:
     def _cosine(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor) -> Float64s:
         """Cosine of x[i] with y[j]. The host divides: torch's roots are not the last bit's on every processor."""
         dots = torch.empty(len(i), dtype=torch.float64, device=self.device)
-        for pairs in chunks(len(i), x.values.shape[1], _EXACT_VALUES):
+        for pairs in chunks(len(i), x.values.shape[1], _EXACT_VALUES[self.device.type]):
             torch.sum(x.values[i[pairs]].double() * y.values[j[pairs]].double(), 1, out=dots[pairs])
         return cosine_of_dots(*(part.cpu().numpy() for part in (dots, x.squares[i], y.squares[j])))
+
+    def _chunks(self, values: torch.Tensor) -> list[slice]:
+        return chunks(len(values), values.shape[1], _EXACT_VALUES[self.device.type])
 
 
 @lru_cache(maxsize=1)
@@ -156,7 +159,8 @@ def _by_cells(
     for cell in range(len(cells[0].bounds) - 1):
         x, y = (grouped.of(cell) for grouped in cells)
         if len(x) and len(y):
-            for i, j in _by_tiles(_some(left, x), _some(right, y), cut, is_same):
+            some = _some(left, x)
+            for i, j in _by_tiles(some, some if is_same else _some(right, y), cut, is_same):
                 yield x[i], y[j]
 
 
@@ -164,6 +168,8 @@ def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool
     for top in range(0, len(left), _TILE_ROWS):
         for side in range(top if is_same else 0, len(right), _TILE_ROWS):
             scores = left[top : top + _TILE_ROWS] @ right[side : side + _TILE_ROWS].T
+            if is_same and top == side:
+                scores.fill_diagonal_(0)  # each row is near to itself
             hot = torch.nonzero(scores.amax(1) >= cut)[:, 0]  # most rows of most tiles have nothing
             if len(hot):
                 i, j = torch.nonzero(scores[hot] >= cut, as_tuple=True)
@@ -172,6 +178,7 @@ def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool
 
 def _some(unit: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Some rows, and rows of zeros, which are near to nothing: a CPU prepares its product for every new shape."""
-    filled = unit.new_zeros((-(-len(rows) // _SHAPE_ROWS) * _SHAPE_ROWS, unit.shape[1]))
-    filled[: len(rows)] = unit[rows]
+    filled = unit.new_empty((-(-len(rows) // _SHAPE_ROWS) * _SHAPE_ROWS, unit.shape[1]))
+    torch.index_select(unit, 0, rows, out=filled[: len(rows)])
+    filled[len(rows) :] = 0
     return filled

@@ -11,9 +11,8 @@ from image_curation.duplicates.edges import Edges, Kind, Rows, collapse, in_bloc
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.products import Block, Pairs, Products
-from image_curation.duplicates.vectors import Float16s, Float64s, Vectors, check_threshold, row_bytes
+from image_curation.duplicates.vectors import Float16s, Vectors, check_threshold, row_bytes
 
-_LITTLE_KNOWN = 1.25  # how much more of a margin than any of a few duplicates needs
 _RECALL_ROWS = 1 << 20  # that sampled rows are compared with at a time
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
@@ -98,11 +97,18 @@ def distinct_part(
 
 def _copies(products: Products, block: Block) -> Edges:
     """What ties each row that equals an earlier one to the first such row."""
-    ranked, order = torch.sort(products.row_hashes(block))
-    twice = torch.nonzero(ranked[1:] == ranked[:-1])[:, 0]
-    suspects = torch.unique(torch.cat([order[twice], order[twice + 1]]))  # ascending
+    suspects = _repeated(block.squares)  # exact, so that equal rows have equal ones, and others hardly ever
+    suspects = suspects[_repeated(products.row_hashes(block.values[suspects]))]
     values = block.values[suspects].cpu().numpy()
     return collapse(row_bytes(values), suspects.cpu().numpy(), Kind.SEMANTIC)[1]
+
+
+def _repeated(keys: torch.Tensor) -> torch.Tensor:
+    """The places of those of [n] keys that are there more than once, ascending."""
+    ranked, order = torch.sort(keys)
+    twice = torch.nonzero(ranked[1:] == ranked[:-1])[:, 0]
+    places: torch.Tensor = torch.unique(torch.cat([order[twice], order[twice + 1]]))
+    return places
 
 
 def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
@@ -124,50 +130,6 @@ def _compared(x: Part, y: Part) -> Iterator[tuple[Grouped, Grouped] | None]:
     yield x.own, y.ghosts
     if x is not y:
         yield x.ghosts, y.own
-
-
-def fitted_margin(
-    vectors: Float16s, cells: Cells, threshold: float, recall: float, queries: int = 2_000, device: str = "cpu"
-) -> float:
-    """The least margin with which a search by `cells` meets the wanted share of a sample's duplicates.
-
-    Sampled rows are compared with all. Of each duplicate that is found it is known with what margin one of the two
-    would be a ghost in the other's cell; each sampled row with duplicates counts once. Where these rows are too few to
-    show so high a recall (1,000 for 0.999), the answer is no less than the cells' own margin, and more than any of them
-    needs. It is at least 0.02, and at most 1, the bound of the worst case.
-    """
-    products, measured = Products(device), Vectors.measure(vectors)
-    sample = _sampled(measured.rows, queries)
-    a, b, _ = _duplicates_of(products, measured, sample, threshold)
-    if len(a) == 0:
-        return cells.margin
-    need = np.minimum(
-        _needed_margin(measured, a, b, cells, threshold, device),
-        _needed_margin(measured, b, a, cells, threshold, device),
-    )
-    weight = 1 / np.bincount(a, minlength=len(vectors))[a]
-    order = np.argsort(need)
-    enough = np.searchsorted(np.cumsum(weight[order]), recall * weight.sum() * (1 - 1e-12))
-    margin = need[order][min(enough, len(order) - 1)]
-    if weight.sum() * (1 - recall) < 1:
-        margin = max(cells.margin, _LITTLE_KNOWN * need.max())
-    return float(np.clip(margin * (1 + 1e-6), 0.02, 1.0))
-
-
-def _needed_margin(measured: Vectors, x: Rows, y: Rows, cells: Cells, threshold: float, device: str) -> Float64s:
-    """The margin with which x[i] would be a ghost in the cell of y[i]; 0 where they share one."""
-    used, place = np.unique(np.concatenate([x, y]), return_inverse=True)
-    asked = torch.from_numpy(measured.values[used]).to(device)
-    nearest = assign(asked, replace(cells, margin=0.0), threshold).cell.cpu().numpy()[place]
-    own, other = np.split(nearest, 2)
-    centroids = cells.centroids.astype(np.float64)
-    between = centroids[own] - centroids[other]
-    gap = np.einsum("ij,ij->i", measured.values[x].astype(np.float64), between)
-    distance = np.linalg.norm(between, axis=1)
-    needed = np.zeros(len(x))
-    apart = own != other
-    needed[apart] = gap[apart] / (distance[apart] * (1 - threshold**2) ** 0.5 / threshold)
-    return needed
 
 
 @dataclass(frozen=True)

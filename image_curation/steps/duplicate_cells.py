@@ -14,12 +14,12 @@ from image_curation.artifacts import Certificate, fresh, read_artifact, read_tab
 from image_curation.config import resolve_device
 from image_curation.duplicates import CODE_VERSION
 from image_curation.duplicates.cells import SAMPLE_PER_CELL, Cells, cell_count, train_cells
-from image_curation.duplicates.semantic import fitted_margin
+from image_curation.duplicates.margin import fitted_margin
 from image_curation.project import Project
 
 _GROWTH = 4  # a generation serves until there are so many times the vectors that it was made for
 _MAX_GHOSTS = 64
-_SAMPLED_FOR_MARGIN = 20_000
+_READ_PER_CELL = 2 * SAMPLE_PER_CELL  # vectors, a cell: the more, the more duplicates to fit the margin to
 
 
 def cells_for(project: Project, counts: dict[str, int]) -> str:
@@ -46,14 +46,13 @@ def cells_for(project: Project, counts: dict[str, int]) -> str:
 def _trained(project: Project, counts: dict[str, int], rows: int, device: str) -> tuple[Cells, int]:
     """Cells trained on shards that lie evenly among all, with the margin that their own duplicates ask for."""
     n_cells = cell_count(rows)
-    step = max(1, rows // (n_cells * SAMPLE_PER_CELL))
+    step = max(1, rows // (n_cells * _READ_PER_CELL))
     with ThreadPoolExecutor() as pool:
         vectors = np.concatenate(list(pool.map(partial(read_vectors, project), sorted(counts)[::step])))
     sample = vectors[:: max(1, len(vectors) // (n_cells * SAMPLE_PER_CELL))]
     cells = train_cells(sample, n_cells, max_ghosts=_MAX_GHOSTS, device=device)
-    margin = fitted_margin(
-        vectors, cells, project.similarity_floor, project.settings.duplicates.recall, _SAMPLED_FOR_MARGIN, device
-    )
+    recall = project.settings.duplicates.recall
+    margin = fitted_margin(vectors, cells, project.similarity_floor, recall, device=device)
     return replace(cells, margin=margin), len(sample)
 
 

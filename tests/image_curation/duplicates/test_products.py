@@ -85,7 +85,7 @@ def test_rows_without_a_vector_are_left_out_and_copies_share_a_hash():
     products = Products("cpu")
     block, there = products.load(vectors)
     assert there.tolist() == [1, 4, 5]
-    hashes = products.row_hashes(block)
+    hashes = products.row_hashes(block.values)
     assert hashes[0] == hashes[2] != hashes[1]
 
 

@@ -1,6 +1,5 @@
 """Cosine pairs: a chain by hand, the threshold decided exactly, planted duplicates, tiles, order, copies, recall."""
 
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +12,6 @@ from image_curation.duplicates.edges import Edges, Kind, concatenate
 from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.semantic import (
     estimate_recall,
-    fitted_margin,
     semantic_edges,
     semantic_pairs,
     wilson_interval,
@@ -170,6 +168,13 @@ def test_20_000_copies_enter_the_comparison_once():
     assert items(semantic_edges(x, 0.9, train_cells(x, 4))) == items(edges)
 
 
+def test_rows_of_equal_norm_are_not_taken_for_copies():
+    x = np.random.default_rng(0).standard_normal((50, 64))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+    same_norm = np.concatenate([x, x[:, ::-1], x[:10]])
+    assert all_items(same_norm, 1.0) == {(i, 100 + i, 1.0) for i in range(10)}
+
+
 def test_near_copies_beyond_the_batch_are_reduced_to_the_same_forest(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(48) + 0.02 * rng.standard_normal((300, 48))
@@ -233,21 +238,3 @@ def test_sampled_recall_brackets_the_recall_of_all(planted):
     assert sampled.low <= whole.recall <= sampled.high
     assert sampled == estimate_recall(x, edges, 0.95, queries=1_500, seed=5)
     assert estimate_recall(x, semantic_edges(x, 0.95), 0.95).recall == 1.0
-
-
-def test_the_margin_is_what_a_samples_duplicates_need(planted):
-    x = planted.vectors
-    cells = replace(train_cells(x, 16), max_ghosts=16)
-    brute = all_items(x, 0.93)
-
-    def share_met(margin: float) -> float:
-        return len(brute & all_items(x, 0.93, replace(cells, margin=margin))) / len(brute)
-
-    margins = [fitted_margin(x, cells, 0.93, recall, queries=len(x)) for recall in (0.9, 0.97, 0.99)]
-    assert 0.02 <= margins[0] < margins[1] < margins[2] < 0.5
-    assert share_met(margins[0]) < share_met(margins[2])
-    assert share_met(margins[2]) > 0.985  # each row counts once there, here each pair
-    # Few rows cannot show 0.999: then it is no less than the cells' own margin, and more than any of them needs.
-    assert fitted_margin(x, cells, 0.93, 0.999, queries=300) >= 0.2
-    assert fitted_margin(x, replace(cells, margin=0.01), 0.93, 0.999, queries=len(x)) > margins[2]
-    assert fitted_margin(x[:50], cells, 0.999, 0.999) == cells.margin
