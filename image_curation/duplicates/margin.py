@@ -11,7 +11,7 @@ from image_curation.duplicates.products import Block, Products
 from image_curation.duplicates.vectors import Float16s, Float64s
 
 _FIRST_QUERIES = 2_000  # sampled rows that show how many have duplicates
-_FEW = 30  # rows with duplicates that are looked for where there are too few to show a recall
+_FEW = 100  # rows with duplicates that are looked for where there are too few to show a recall
 _LITTLE_KNOWN = 1.25  # how much more of a margin than any of a few duplicates needs
 _Z_CERTAIN = 1.2815515655446004  # standard normal quantile of 90 %
 

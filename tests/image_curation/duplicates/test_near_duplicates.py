@@ -11,7 +11,7 @@ BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "near_duplicate
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
+def near_duplicates() -> ModuleType:
     """The benchmark's own code, so that the test and the printed table cannot differ."""
     spec = importlib.util.spec_from_file_location("near_duplicates_benchmark", BENCHMARK)
     assert spec is not None
@@ -22,11 +22,11 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_labelled_photos_are_grouped_as_measured(benchmark: ModuleType, shared_data: Path):
+def test_labelled_photos_are_grouped_as_measured(near_duplicates: ModuleType, shared_data: Path):
     (onnx,) = (shared_data / "encoder").glob("*.onnx")
-    labelled = benchmark.search(shared_data, f"onnx:{onnx}")
-    results = benchmark.scores(labelled)
-    benchmark.print_scores(labelled, results)
+    labelled = near_duplicates.search(shared_data, f"onnx:{onnx}")
+    results = near_duplicates.scores(labelled)
+    near_duplicates.print_scores(labelled, results)
     exact, perceptual, semantic, together = results
     assert [score.precision for score in results] == [1.0] * 4
     assert exact.pairs == 27  # counted by sha256sum
@@ -40,10 +40,10 @@ def test_labelled_photos_are_grouped_as_measured(benchmark: ModuleType, shared_d
     assert all("rotation" in a + b or ".pbm" in a + b or "hflip" in a + b for a, b in together.missed)
 
 
-def test_every_labelled_pair_has_the_kinds_of_edit_of_its_two_files(benchmark: ModuleType, shared_data: Path):
-    labelled = benchmark.search(shared_data, "embedded")
-    recalls = benchmark.recalls(labelled)
-    benchmark.print_recalls(labelled)
+def test_every_labelled_pair_has_the_kinds_of_edit_of_its_two_files(near_duplicates: ModuleType, shared_data: Path):
+    labelled = near_duplicates.search(shared_data, "embedded")
+    recalls = near_duplicates.recalls(labelled)
+    near_duplicates.print_recalls(labelled)
     # Counted by hand: 16, 14, 14, 14, 9, 2 and 2 codec versions; 8 and 9 EXIF versions; a forest with four edits;
     # a photo that is there twice unedited, with three edits.
     assert {kind: pairs for kind, (pairs, _) in recalls.items()} == {
