@@ -53,25 +53,18 @@ class Normalised:
         return rows
 
 
-class MixedOnCpu(Normalised):
-    """As `Normalised`, on a CPU: products in bf16, what they are added to and norms in fp32 (torch's autocast)."""
+class MixedOnCpu:
+    """A model in fp32 on a CPU with its products in bf16; what they are added to and norms stay (torch's autocast)."""
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        super().__init__(model, mean, std, dtype, device)
-        for module in model.modules():
+    def __init__(self, forward: Normalised) -> None:
+        self._forward = forward
+        for module in forward.model.modules():
             if isinstance(module, _MULTIPLIES):  # autocast would turn their weights to bf16 for each pass
                 module.to(torch.bfloat16)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return super().__call__(pixels)
+            return self._forward(pixels)
 
 
 class CudaQueue:

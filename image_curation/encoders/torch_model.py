@@ -45,8 +45,8 @@ class TorchEncoder:
             self._forward = CudaQueue(forward, (self.batch, profile.size, profile.size, 3), self._device)
         else:
             keep_freed_memory()
-            on_cpu = MixedOnCpu if profile.dtype == "bf16" else Normalised
-            self._forward = on_cpu(model, mean, std, torch.float32, self._device)
+            in_fp32 = Normalised(model, mean, std, torch.float32, self._device)
+            self._forward = MixedOnCpu(in_fp32) if profile.dtype == "bf16" else in_fp32
         self.dim = profile.dim or self._measured_dim(profile)
         self.profile = replace(profile, dim=self.dim)
         self.weights_sha256 = weights_sha256
