@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from image_curation.decode.limits import DecodeLimits
+from image_curation.encoders.base import CpuDtype
 from image_curation.errors import ConfigError
 
 ENV_PREFIX = "IMAGE_CURATION_"
@@ -59,7 +60,7 @@ class Settings(BaseSettings):
     weights: str | None = Field(None, description="local file with the encoder's weights; none takes them from the hub")
     heads: str | None = Field(None, description="folder with the LAION score heads' files")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    cpu_dtype: Literal["fp32", "bf16"] = Field(
+    cpu_dtype: CpuDtype = Field(
         "fp32",
         description="arithmetic of a torch encoder on a CPU; bf16 takes half the time on one with AMX (Intel from "
         "Sapphire Rapids on), at a cosine of 0.9999",

@@ -5,7 +5,7 @@ Answers are those of exact arithmetic, on every machine. On a GPU scores are exa
 `vectors`. On a CPU fp32 is twice as fast, and the few rows for which its error could matter are done again in fp64.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -18,15 +18,32 @@ _ROUNDING = 2.0**-24  # of a number below 1, to fp32
 _GRAIN = 2.0**-48  # of products of fp16 numbers
 
 
-class Finder(Protocol):
+class Finder(ABC):
     """Finds the centroids of vectors, tile by tile."""
 
+    def __init__(self, centroids: Float64s, reach: float, most: int) -> None:
+        self._exact, self._reach, self._most = centroids, reach, most
+
+    @abstractmethod
     def find(self, values: torch.Tensor) -> Found:
         """Of fp16 [m, d]: the nearest of each row, and pairs (row, one within reach), int64, by row, then centroid.
 
         A tie goes to the smaller number. Of those within reach there are at most `most` a row, the nearest.
         """
-        ...
+
+    def _done_again(
+        self, values: torch.Tensor, rows: torch.Tensor, best: torch.Tensor, owner: torch.Tensor, cell: torch.Tensor
+    ) -> Found:
+        """What was found, with exact answers for some rows, of which no pair was found yet."""
+        if not len(rows):
+            return best, owner, cell
+        wide = values[rows].double().cpu().numpy()
+        exact = _found(wide, self._exact, self._reach, self._most)
+        exact_best, exact_owner, exact_cell = (torch.from_numpy(part).to(values.device) for part in exact)
+        best[rows] = exact_best
+        owner, cell = torch.cat([owner, rows[exact_owner]]), torch.cat([cell, exact_cell])
+        order = torch.argsort(owner, stable=True)  # by centroid within a row they are
+        return best, owner[order], cell[order]
 
 
 def finder(centroids: Float64s, reach: float, most: int, device: torch.device) -> Finder:
@@ -35,11 +52,11 @@ def finder(centroids: Float64s, reach: float, most: int, device: torch.device) -
     return Proposing(centroids, reach, most) if device.type == "cpu" else Exact(centroids, reach, most, device)
 
 
-class Proposing:
+class Proposing(Finder):
     """By scores in fp32, and exact ones for what they leave in doubt. On a CPU: numpy finds the few that are near."""
 
     def __init__(self, centroids: Float64s, reach: float, most: int) -> None:
-        self._exact, self._reach, self._most = centroids, reach, most
+        super().__init__(centroids, reach, most)
         self._centroids = torch.from_numpy(centroids.astype(np.float32))
         self._reaches = torch.from_numpy((reach * _distances(centroids, centroids)).astype(np.float32))
         # Products of two fp16 numbers are exact in fp32. A sum in 8 lanes or more, as every library for processors has
@@ -62,22 +79,15 @@ class Proposing:
         again[row[as_good | (near < self._doubt)]] = True
         again |= np.bincount(row, minlength=len(values)) > self._most
         certain = ~again[row]
-        return self._completed(values, np.flatnonzero(again), best, row[certain], cell[certain])
-
-    def _completed(self, values: torch.Tensor, again: Rows, best: Rows, row: Rows, cell: Rows) -> Found:
-        """With exact answers for the rows that are to be done again."""
-        wide = values[torch.from_numpy(again)].double().numpy()
-        best[again], exact_row, exact_cell = _found(wide, self._exact, self._reach, self._most)
-        row, cell = np.concatenate([row, again[exact_row]]), np.concatenate([cell, exact_cell])
-        order = np.argsort(row, kind="stable")  # by centroid within a row they are
-        return torch.from_numpy(best), torch.from_numpy(row[order]), torch.from_numpy(cell[order])
+        found = (np.flatnonzero(again), best, row[certain], cell[certain])
+        return self._done_again(values, *map(torch.from_numpy, found))
 
 
-class Exact:
+class Exact(Finder):
     """By exact scores in fp64, on any device; what is so near that roots could differ is done again on the host."""
 
     def __init__(self, centroids: Float64s, reach: float, most: int, device: torch.device) -> None:
-        self._exact, self._reach, self._most = centroids, reach, most
+        super().__init__(centroids, reach, most)
         self._centroids = torch.from_numpy(centroids).to(device)
         self._distances = _all_distances(self._centroids) if reach else None
 
@@ -97,25 +107,13 @@ class Exact:
             again |= doubtful.any(1)
         ghost[again] = False
         owner, cell = torch.nonzero(ghost, as_tuple=True)
-        rows = torch.nonzero(again)[:, 0]
-        return self._done_again(values, rows, best, owner, cell) if len(rows) else (best, owner, cell)
+        return self._done_again(values, torch.nonzero(again)[:, 0], best, owner, cell)
 
     def _nearest(self, values: torch.Tensor, ghost: torch.Tensor) -> torch.Tensor:
         """Of those within reach, bool [m, k], as many of the nearest as there may be."""
         scores = (values.double() @ self._centroids.T).masked_fill_(~ghost, -torch.inf)
         nearest = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, : self._most]
         return torch.zeros_like(ghost).scatter_(1, nearest, value=True)
-
-    def _done_again(
-        self, values: torch.Tensor, rows: torch.Tensor, best: torch.Tensor, owner: torch.Tensor, cell: torch.Tensor
-    ) -> Found:
-        wide = values[rows].double().cpu().numpy()
-        exact = _found(wide, self._exact, self._reach, self._most)
-        exact_best, exact_owner, exact_cell = (torch.from_numpy(part).to(values.device) for part in exact)
-        best[rows] = exact_best
-        owner, cell = torch.cat([owner, rows[exact_owner]]), torch.cat([cell, exact_cell])
-        order = torch.argsort(owner, stable=True)  # by cell within a row they are
-        return best, owner[order], cell[order]
 
 
 def _all_distances(centroids: torch.Tensor) -> torch.Tensor:
