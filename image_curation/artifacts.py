@@ -9,13 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from image_curation import storage
+from image_curation import storage, vector_layout
 from image_curation.errors import ArtifactError, StorageError
 
 _CERTIFICATE, _CONTENT, _FACTS = b"image_curation.certificate", b"image_curation.content", b"image_curation.facts"
@@ -65,17 +65,20 @@ def write_table(
     facts: dict[str, Any] | None = None,
     row_group_rows: int = 10_000,
 ) -> Artifact:
-    """Write `table` (zstd Parquet) with its certificate, and facts about the making that are no rows."""
+    """Write `table` (zstd Parquet) with its certificate, and facts about the making that are no rows.
+
+    Vectors are laid out as `vector_files` reads them.
+    """
     content = content_hash(table)
     metadata = {
         _CERTIFICATE: certificate.model_dump_json().encode(),
         _CONTENT: content.encode(),
         _FACTS: json.dumps(facts or {}, sort_keys=True).encode(),
+        **vector_layout.mark(table.schema),
     }
+    encoding = _encoding(table.schema, row_group_rows)
     with storage.write_atomic(url) as file:
-        pq.write_table(
-            table.replace_schema_metadata(metadata), file, row_group_size=row_group_rows, **_encoding(table.schema)
-        )
+        pq.write_table(table.replace_schema_metadata(metadata), file, row_group_size=row_group_rows, **encoding)
     return Artifact(url=url, certificate=certificate, content=content, rows=table.num_rows, facts=facts or {})
 
 
@@ -85,9 +88,7 @@ def read_artifact(url: str) -> Artifact:
     Raises:
         ArtifactError: it is not there, or is no artifact of ours.
     """
-    if not storage.exists(url):
-        raise ArtifactError(f"{url} has not been made yet: materialize it, or run `image-curation curate`.")
-    with _opened(url) as parquet:
+    with opened(url) as (_, parquet):
         metadata = parquet.schema_arrow.metadata or {}
         if _CERTIFICATE not in metadata:
             raise ArtifactError(
@@ -123,29 +124,33 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         ArtifactError: it is not there or cannot be read.
     """
-    if not storage.exists(url):
-        raise ArtifactError(f"{url} has not been made yet: materialize it, or run `image-curation curate`.")
-    with _opened(url) as parquet:
+    with opened(url) as (_, parquet):
         # In this thread: the file is a Python object, and a thread of Arrow that lets go of it while the interpreter
         # ends can abort the process. Columns in parallel gain nothing: nearly all there is to read is one, the vectors.
         return parquet.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """zstd and dictionaries, but not for vectors: they do not compress, and plain they are read five times faster."""
-    lists = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
-    packed = [field.name for field in schema if pa.types.is_fixed_size_binary(field.type)]
-    others = [name for name in schema.names if name not in (*lists, *packed)]
-    plain = dict.fromkeys([*(f"{name}.list.element" for name in lists), *packed], "none")
-    return {"compression": dict.fromkeys(others, "zstd") | plain, "use_dictionary": others}
-
-
 @contextmanager
-def _opened(url: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file opened from storage, its errors renamed, also those of reading on."""
+def opened(url: str) -> Iterator[tuple[BinaryIO, pq.ParquetFile]]:
+    """An artifact opened from storage, as a file and as Parquet; errors of reading on are renamed too.
+
+    Raises:
+        ArtifactError: it is not there or cannot be read.
+    """
+    if not storage.exists(url):
+        raise ArtifactError(f"{url} has not been made yet: materialize it, or run `image-curation curate`.")
     try:
         with storage.open_read(url) as file:
-            yield pq.ParquetFile(file)
+            yield file, pq.ParquetFile(file)
     except (pa.ArrowException, StorageError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{url} cannot be read: {reason}. Delete it; the next run makes it again.") from error
+
+
+def _encoding(schema: pa.Schema, row_group_rows: int) -> dict[str, Any]:
+    """zstd and dictionaries, but not for vectors, which do not compress: they lie plain, to be found by their place."""
+    vectors = vector_layout.vector_columns(schema)
+    others = [name for name in schema.names if name not in vectors]
+    plain = dict.fromkeys([vector_layout.leaf_name(schema.field(name)) for name in vectors], "none")
+    options = {"compression": dict.fromkeys(others, "zstd") | plain, "use_dictionary": others}
+    return options | (vector_layout.write_options(row_group_rows) if vectors else {})

@@ -4,6 +4,7 @@ A place is a local path or any URL that fsspec knows (`s3://`, `gs://`, `az://`,
 through here: each file system takes them from its usual environment variables or files.
 """
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -14,13 +15,15 @@ from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 import fsspec
+import numpy as np
+import numpy.typing as npt
 from fsspec.implementations.local import LocalFileSystem
 
 from image_curation.errors import StorageError
 
 # A gap between two ranges that is read along with them takes less time than a request of its own. Runs are short enough
 # for a store to serve several of one batch at a time, and long enough that its latency does not count.
-_GAP_BYTES, _RUN_BYTES = 256 << 10, 4 << 20
+GAP_BYTES, _RUN_BYTES = 256 << 10, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,25 @@ def open_read(url: str) -> BinaryIO:
         return cast(BinaryIO, fs.open(path, "rb", block_size=8 << 20))
 
 
+def mapped(file: BinaryIO) -> npt.NDArray[np.uint8] | None:
+    """The bytes of a file on disk opened by `open_read`, of which only those are read that are looked at; else None."""
+    if not _is_local(file):
+        return None
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def read_into(file: BinaryIO, pieces: Sequence[tuple[int, memoryview]]) -> None:
+    """Fill each buffer of (offset, buffer) from a file opened by `open_read`, whose position is not used or changed.
+
+    Threads may read from one file at a time. A store is asked for all pieces at once, in parts of some MB.
+
+    Raises:
+        StorageError: the file cannot be read, or ends before a piece does.
+    """
+    with _renamed(cast(Any, file).path, "read"):
+        (_read_local if _is_local(file) else _read_remote)(file, pieces)
+
+
 @contextmanager
 def write_atomic(url: str) -> Iterator[BinaryIO]:
     """A binary file to write to, which appears at `url` when the body ends, or not at all when it raises.
@@ -159,7 +181,7 @@ def _runs(ranges: Sequence[tuple[int, int]]) -> list[list[int]]:
     start = end = 0
     for i in sorted((i for i, (_, size) in enumerate(ranges) if size), key=lambda i: ranges[i][0]):
         offset, size = ranges[i]
-        if runs and offset - end <= _GAP_BYTES and offset + size - start <= _RUN_BYTES:
+        if runs and offset - end <= GAP_BYTES and offset + size - start <= _RUN_BYTES:
             runs[-1].append(i)
             end = max(end, offset + size)
         else:
@@ -179,6 +201,34 @@ def _read_spans(url: str, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         else:
             starts, ends = [start for start, _ in spans], [end for _, end in spans]
             yield from fs.cat_ranges([path] * len(spans), starts, ends, on_error="raise")
+
+
+def _is_local(file: BinaryIO) -> bool:
+    return isinstance(cast(Any, file).fs, LocalFileSystem)
+
+
+def _read_local(file: BinaryIO, pieces: Sequence[tuple[int, memoryview]]) -> None:
+    descriptor = file.fileno()
+    for offset, buffer in pieces:
+        done = 0
+        while done < len(buffer):  # one call reads no more than 2 GB
+            n = os.preadv(descriptor, [buffer[done:]], offset + done)
+            if not n:
+                raise EOFError(f"the file ends before byte {offset + len(buffer):,}")
+            done += n
+
+
+def _read_remote(file: BinaryIO, pieces: Sequence[tuple[int, memoryview]]) -> None:
+    fs, path = cast(Any, file).fs, cast(Any, file).path
+    parts = [
+        (offset + i, buffer[i : i + _RUN_BYTES]) for offset, buffer in pieces for i in range(0, len(buffer), _RUN_BYTES)
+    ]
+    starts, ends = [offset for offset, _ in parts], [offset + len(buffer) for offset, buffer in parts]
+    blocks = fs.cat_ranges([path] * len(parts), starts, ends, on_error="raise")
+    for end, (_, buffer), block in zip(ends, parts, blocks, strict=True):
+        if len(block) < len(buffer):
+            raise EOFError(f"the file ends before byte {end:,}")
+        buffer[:] = block
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import webdataset
 from s3fs import S3FileSystem
 
 from image_curation.storage import read_ranges
+from image_curation.vector_files import open_vectors
 
 boto3 = pytest.importorskip("boto3")
 pytest.importorskip("moto.server")
@@ -210,6 +212,19 @@ def test_images_of_a_shard_are_few_requests_to_the_store(curation, demo, monkeyp
     assert read_ranges(f"{RAW}/demo-00000.tar", ranges) == [content[start : start + size] for start, size in ranges]
     assert len(ranges) > 20
     assert 1 <= len(asked) <= 2 + len(content) // (2 << 20)
+
+
+def test_single_vectors_are_read_from_the_store(curation, monkeypatch):
+    for name, value in curation.store.environment().items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    name = "embeddings/embedded/demo-00000.parquet"
+    with open_vectors(str(curation.local / name)) as on_disk, open_vectors(f"{CURATED}/{name}") as stored:
+        expected = on_disk.all()
+        places = np.arange(len(expected))[::-3]
+        assert len(places) > 5
+        assert np.array_equal(stored.rows(places), expected[places])
+        assert np.array_equal(stored.all(), expected)
 
 
 def test_webdataset_reads_the_release_from_the_store(curation, monkeypatch):

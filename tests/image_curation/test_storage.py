@@ -120,7 +120,7 @@ def read_and_compare(url: str, ranges: list[tuple[int, int]]) -> None:
 
 
 def test_ranges_near_each_other_are_one_request(counted, monkeypatch):
-    monkeypatch.setattr(storage, "_GAP_BYTES", 10)
+    monkeypatch.setattr(storage, "GAP_BYTES", 10)
     url, asked = counted
     read_and_compare(url, [(200, 30), (100, 50), (155, 20), (185, 15), (100, 5), (300, 0), (241, 9)])
     assert sorted(asked) == [(100, 230), (241, 250)]  # 11 bytes before 241 are too many to be read in vain
@@ -150,6 +150,22 @@ def test_opened_file_can_be_read_from_anywhere(place):
         assert file.read() == bytes([253, 254, 255])
         file.seek(10)
         assert file.read(2) == bytes([10, 11])
+
+
+def test_pieces_are_read_into_their_buffers_wherever_the_file_stands(place, monkeypatch):
+    monkeypatch.setattr(storage, "_RUN_BYTES", 7)
+    url = storage.join(place, "x")
+    storage.write_bytes(url, bytes(range(100)))
+    wanted = [(90, 10), (0, 3), (40, 20), (5, 0), (1, 3)]
+    with storage.open_read(url) as file:
+        file.seek(50)
+        buffers = [bytearray(size) for _, size in wanted]
+        storage.read_into(file, [(offset, memoryview(b)) for (offset, _), b in zip(wanted, buffers, strict=True)])
+        assert [list(b) for b in buffers] == [list(range(offset, offset + size)) for offset, size in wanted]
+        storage.read_into(file, [])
+        assert file.read(1) == bytes([50])
+        with pytest.raises(StorageError, match=r"cannot read .*x: EOFError: the file ends before byte 10[25]"):
+            storage.read_into(file, [(95, memoryview(bytearray(10)))])
 
 
 def test_written_file_appears_whole_and_only_at_the_end(place):

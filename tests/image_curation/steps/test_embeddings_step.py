@@ -109,7 +109,7 @@ def test_rows_are_written_as_they_are_embedded(raw, tmp_path, workshop):
     rows = read_table(artifact.url)
     assert rows["key"].to_pylist() == [f"b{i}" for i in range(5)]
     assert rows["vector"].null_count == 0
-    assert artifact.certificate.code_version == "3"
+    assert artifact.certificate.code_version == "4"
     assert build_embeddings(project, "b").reused
 
 
