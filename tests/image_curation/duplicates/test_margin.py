@@ -66,7 +66,7 @@ def test_the_margin_that_is_shown_is_the_one_of_the_wilson_interval():
     """Of 200 rows 0.98 is certain where the interval of 90 % on one side begins there: at a share of 0.9927."""
     need = np.arange(200) / 1_000
     rows = np.random.default_rng(0).permutation(200)
-    assert module._shown(need[rows], rows, 200, 0.98) == pytest.approx(0.198)
-    assert module._shown(need[rows], rows, 200, 0.9) == pytest.approx(0.185)  # a share of 0.9272: 186 of 200
+    assert module.shown(need[rows], rows, 200, 0.98) == pytest.approx(0.198)
+    assert module.shown(need[rows], rows, 200, 0.9) == pytest.approx(0.185)  # a share of 0.9272: 186 of 200
     twice = np.repeat(rows, 2)  # two duplicates of each row count half
-    assert module._shown(need[twice], twice, 200, 0.9) == pytest.approx(0.185)
+    assert module.shown(need[twice], twice, 200, 0.9) == pytest.approx(0.185)
