@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from image_curation.decode.decoder import ImageDecoder
 from image_curation.duplicates.edges import Edges, Rows, concatenate
-from image_curation.duplicates.exact import exact_edges
+from image_curation.duplicates.exact import exact_edges, packed_hashes
 from image_curation.duplicates.forest import spanning_forests
 from image_curation.duplicates.groups import connected_groups, filter_edges
 from image_curation.duplicates.perceptual import perceptual_edges
@@ -123,7 +123,7 @@ def _accepted(images: list[bytes], profiles: dict[str, Profile]) -> dict[str, Ed
         raise SystemExit(f"could not decode: {decoded.errors}")
     hashes, textured = decoded.measures["phash"], decoded.measures["contrast"] >= FLAT
     distance, cosine = DuplicateRules().max_phash_distance, {x: profiles[x].duplicate_similarity for x in profiles}
-    exact = exact_edges([hashlib.sha256(image).hexdigest() for image in images])
+    exact = exact_edges(packed_hashes([hashlib.sha256(image).hexdigest() for image in images]))
     perceptual = perceptual_edges(hashes, distance or 0, usable=textured)
     forests = {}
     for name, chosen in profiles.items():

@@ -32,7 +32,7 @@ class DuplicateSearch(BaseModel):
     similarity_margin: float = Field(0.05, ge=0, le=1, description="cosine below the encoder's recommended threshold")
     max_phash_distance: int = Field(8, ge=0, le=16, description="bits of 64")
     brute_force_rows: int | None = Field(
-        None, ge=0, description="compare all with all up to here, by cells beyond; none: 1 million, 10 on a GPU"
+        None, ge=0, description="compare all with all up to here, by cells beyond; none: 250,000, 4 million on a GPU"
     )
     recall: float = Field(0.999, gt=0, le=1, description="share of a sample's duplicates that cells have to meet")
 

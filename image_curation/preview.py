@@ -8,14 +8,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_curation import embedding
 from image_curation.artifacts import read_table
 from image_curation.duplicates.edges import Edges
 from image_curation.duplicates.preview import Cut, Thresholds, cosine_cuts, distance_cuts, pairs_around
 from image_curation.duplicates.vectors import Vectors
 from image_curation.policy import Policy
 from image_curation.project import Project
-from image_curation.steps.duplicate_groups import read_duplicates
+from image_curation.steps.duplicate_groups import member_vectors, read_duplicates
 
 PAIRS = 12
 
@@ -73,7 +72,7 @@ def preview_thresholds(project: Project, shards: Sequence[str]) -> Preview:
     rules = project.policy.duplicates
     min_similarity = None if rules.min_similarity is None else project.min_similarity
     chosen = Thresholds(min_similarity, rules.max_phash_distance, rules.exact)
-    vectors = Vectors.measure(embedding.vectors_of(members))
+    vectors = Vectors.measure(_vectors(project, members, here))
     searched = project.settings.duplicates.max_phash_distance
     above, below = pairs_around(edges, eligible, chosen)
     return Preview(
@@ -103,6 +102,14 @@ def _standing(
             if place is not None:
                 here[place], eligible[place] = True, may_stay
     return here, eligible
+
+
+def _vectors(project: Project, members: pa.Table, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
+    """The members' vectors, zeros for those that are not here: their shards may be gone."""
+    found = member_vectors(project, members.filter(pa.array(here)))
+    vectors = np.zeros((len(members), found.shape[1]), np.float16)
+    vectors[here] = found
+    return vectors
 
 
 def _pairs(members: pa.Table, edges: Edges) -> Pairs:

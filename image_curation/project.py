@@ -115,7 +115,7 @@ class Project:
 
     @property
     def members_url(self) -> str:
-        """All samples that have a duplicate, with their vectors."""
+        """All samples that have a duplicate."""
         return self._url("duplicate_groups", self.encoder_folder, "members.parquet")
 
     @property
@@ -127,6 +127,15 @@ class Project:
     def cells_url(self) -> str:
         """The generation of cells by which duplicates are searched, where there are too many to compare all."""
         return self._url("duplicate_groups", self.encoder_folder, "cells.parquet")
+
+    @property
+    def blocks_url(self) -> str:
+        """What a search has to know of the samples that it compares newcomers with."""
+        return self._url("duplicate_groups", self.encoder_folder, "blocks")
+
+    def block_url(self, name: str) -> str:
+        """A part of it: that of some shards."""
+        return join(self.blocks_url, f"{name}.parquet")
 
     @property
     def strips_url(self) -> str:

@@ -19,6 +19,7 @@ import torch
 from image_curation.duplicates.edges import Rows
 from image_curation.duplicates.nearest import finder
 from image_curation.duplicates.products import Products
+from image_curation.duplicates.sketches import Sketcher
 from image_curation.duplicates.vectors import Float16s, Float64s, check_threshold, chunks
 from image_curation.errors import ConfigError
 
@@ -35,11 +36,13 @@ class Cells:
         centroids: float32 [k, d], unit vectors rounded to fp16 values, so that products with them are exact in fp64.
         margin: share of the worst-case bound within which a vector becomes a ghost.
         max_ghosts: cells that a vector may be a ghost in, nearest first.
+        sketcher: makes the sketches that have to be near too; None asks for none.
     """
 
     centroids: npt.NDArray[np.float32]
     margin: float
     max_ghosts: int
+    sketcher: Sketcher | None = None
 
 
 @dataclass(frozen=True, eq=False)

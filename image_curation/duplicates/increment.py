@@ -57,6 +57,8 @@ def without(edges: Edges, there: npt.NDArray[np.bool_]) -> tuple[Edges, Rows]:
         edges: forests of an earlier search, between n rows.
         there: bool [n], whether a row still is what it was.
     """
+    if there.all():
+        return edges, np.empty(0, np.int64)
     component = connected_groups(edges, len(there))
     hurt = np.zeros(len(there), np.bool_)
     hurt[component[~there]] = True
@@ -64,19 +66,26 @@ def without(edges: Edges, there: npt.NDArray[np.bool_]) -> tuple[Edges, Rows]:
     return edges.take(~is_hurt[edges.a]), np.flatnonzero(is_hurt & there)
 
 
-def merged(parts: list[Edges], n: int, device: str = "cpu") -> Edges:
-    """The spanning forests, one a kind, of all edges of all parts, between n rows, made on "cpu" or "cuda".
+def merged(edges: Edges, n: int, device: str = "cpu") -> Edges:
+    """The spanning forests, one a kind, of what was found in parts, between n rows, made on "cpu" or "cuda".
 
     Rows of equal vectors are tied to the first of them, as a search over all would have it: a search of parts ties them
     to the first of each part.
     """
-    edges = concatenate(parts)
     semantic = edges.of(Kind.SEMANTIC)
     equal = connected_groups(semantic.take(semantic.similarity == 1.0), n)
     copies = np.flatnonzero(equal != np.arange(n))
     ties = Edges.between(equal[copies], copies, 1.0, Kind.SEMANTIC)
     rest = edges.take((edges.kind != Kind.SEMANTIC) | (edges.similarity < 1.0))
     return spanning_forests(concatenate([rest, ties]), n, device)
+
+
+def compacted(edges: Edges, n: int) -> tuple[Rows, Edges]:
+    """The rows below `n` that edges join, rising, and the edges between their places among these."""
+    used = np.zeros(n, np.bool_)
+    used[edges.a] = used[edges.b] = True
+    place = np.cumsum(used) - 1
+    return np.flatnonzero(used), renumbered(edges, place)
 
 
 def renumbered(edges: Edges, number: Rows) -> Edges:

@@ -7,6 +7,7 @@ quarter of it in some band; so every pair is met by looking up all near values o
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from image_curation.duplicates.edges import HASH_BITS, Edges, Kind, Rows, collap
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.errors import ConfigError
 from image_curation.kernels import triton_runs
+
+if TYPE_CHECKING:
+    import torch
 
 Hashes = npt.NDArray[np.uint64]
 BANDS, BAND_BITS = 4, 16
@@ -42,7 +46,7 @@ def perceptual_edges(
         phash: uint64 [n].
         max_distance: bits that may differ, 0 to 16.
         usable: bool [n], which rows have a hash that says something. A flat image has none: its bits are chance.
-        new: bool [n]: only pairs with such a row are wanted, and copies of one hash; the cost is that of these.
+        new: bool [n]: only pairs and copies of the hash of such a row are wanted; the cost is that of these.
         device: where to compare, "cpu" or "cuda".
 
     Returns:
@@ -54,8 +58,8 @@ def perceptual_edges(
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise ConfigError(f"max_distance={max_distance} should be from 0 to {MAX_DISTANCE} bits of {HASH_BITS}.")
     rows = np.arange(len(phash)) if usable is None else np.flatnonzero(usable)
-    distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
-    return forest_of_batches(_all_edges(phash, distinct, copies, max_distance, new, device), len(phash), device)
+    found = _all_edges_on_gpu if device == "cuda" and triton_runs() else _all_edges
+    return forest_of_batches(found(phash, rows, max_distance, new), len(phash), device)
 
 
 def nearest_hashes(
@@ -102,45 +106,58 @@ def hamming(x: Hashes, y: Hashes) -> npt.NDArray[np.uint8]:
     return bits
 
 
-def _all_edges(
-    phash: Hashes,
-    distinct: Rows,
-    copies: Edges,
-    max_distance: int,
-    new: npt.NDArray[np.bool_] | None,
-    device: str,
-) -> Iterator[Edges]:
-    yield copies
+def _all_edges(phash: Hashes, rows: Rows, max_distance: int, new: npt.NDArray[np.bool_] | None) -> Iterator[Edges]:
+    distinct, copies = collapse(phash[rows], rows, Kind.PERCEPTUAL)
     hashes = phash[distinct]
-    # A hash is new if any row that has it is: its first row may be an old one.
-    fresh = None if new is None else np.isin(hashes, phash[new])
-    found = _near_pairs_on_gpu if device == "cuda" and triton_runs() else _near_pairs
-    for i, j, distance in found(hashes, max_distance, fresh):
+    fresh = None
+    if new is not None:  # a hash is new if any row that has it is: its first row may be an old one
+        arrived = phash[rows[new[rows]]]
+        fresh = np.isin(hashes, arrived)
+        copies = copies.take(np.isin(phash[copies.b], arrived))
+    yield copies
+    for i, j, distance in _near_pairs(hashes, max_distance, fresh):
         yield Edges.between(distinct[i], distinct[j], 1 - distance / HASH_BITS, Kind.PERCEPTUAL)
 
 
+def _all_edges_on_gpu(
+    phash: Hashes, rows: Rows, max_distance: int, new: npt.NDArray[np.bool_] | None
+) -> Iterator[Edges]:
+    """As `_all_edges`."""
+    import torch
+
+    row = torch.from_numpy(rows).cuda()
+    hashes, group = torch.unique(torch.from_numpy(phash.view(np.int64)).cuda()[row], return_inverse=True)
+    first = torch.full_like(hashes, len(phash)).scatter_reduce_(0, group, row, "amin")
+    fresh, copy = None, first[group] != row
+    if new is not None:
+        fresh = torch.zeros(len(hashes), dtype=torch.bool, device="cuda")
+        fresh[group[torch.from_numpy(new).cuda()[row]]] = True
+        copy &= fresh[group]
+    yield Edges.between(first[group[copy]].cpu(), row[copy].cpu(), 1.0, Kind.PERCEPTUAL)
+    for i, j, distance in _near_pairs_on_gpu(hashes, max_distance, fresh):
+        yield Edges.between(first[i].cpu(), first[j].cpu(), 1 - distance.cpu() / HASH_BITS, Kind.PERCEPTUAL)
+
+
 def _near_pairs_on_gpu(
-    hashes: Hashes, max_distance: int, fresh: npt.NDArray[np.bool_] | None = None
-) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.int64]]]:
-    """As `_near_pairs`."""
+    hashes: "torch.Tensor", max_distance: int, fresh: "torch.Tensor | None" = None
+) -> Iterator[tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]]:
+    """As `_near_pairs`, of int64 [n]."""
     import torch
 
     from image_curation.duplicates.cuda_hashes import near_in_buckets
 
-    radii = _band_radii(max_distance)
+    radii, values = _band_radii(max_distance), (1 << BAND_BITS) - 1
     ones = torch.from_numpy(np.bitwise_count(np.arange(1 << BAND_BITS)).astype(np.int64)).cuda()
     bands = torch.arange(0, HASH_BITS, BAND_BITS).cuda()
     for band in range(sum(radius >= 0 for radius in radii)):
-        order, bounds = _buckets(hashes, band)
-        ranked, edges = (torch.from_numpy(a).cuda() for a in (hashes[order].view(np.int64), bounds))
-        askers = None if fresh is None else torch.from_numpy(fresh[order]).cuda()
-        for i, j in near_in_buckets(ranked, edges, _masks(radii[band]), max_distance):
-            distance = ones[((ranked[i] ^ ranked[j])[:, None] >> bands) & ((1 << BAND_BITS) - 1)]  # [p, bands]
+        bucket, order = torch.sort(hashes >> bands[band] & values)
+        ranked, bounds = hashes[order], torch.searchsorted(bucket, torch.arange((1 << BAND_BITS) + 1).cuda())
+        for i, j in near_in_buckets(ranked, bounds, _masks(radii[band]), max_distance):
+            distance = ones[(ranked[i] ^ ranked[j])[:, None] >> bands & values]  # [p, bands]
             wanted = (distance[:, :band] > torch.tensor(radii[:band]).cuda()).all(1)  # not met before
-            if askers is not None:
-                wanted &= askers[i] | askers[j]
-            x, y, far = (part.cpu().numpy() for part in (i[wanted], j[wanted], distance[wanted].sum(1)))
-            yield order[x], order[y], far
+            if fresh is not None:
+                wanted &= fresh[order[i]] | fresh[order[j]]
+            yield order[i[wanted]], order[j[wanted]], distance[wanted].sum(1)
 
 
 def _band_radii(max_distance: int) -> list[int]:
@@ -205,12 +222,14 @@ def _candidates(
 
     With `askers` bool [n], each such place meets all others, and nobody else does.
     """
+    asking = None if askers is None else np.flatnonzero(askers)
     for mask in masks:
-        partner = ranked ^ np.uint16(mask)
+        partner = (ranked if asking is None else ranked[asking]) ^ np.uint16(mask)
         first, last = bounds[partner], bounds[partner.astype(np.int64) + 1]
-        if askers is not None:
-            last = np.where(askers, last, first)
-        elif mask == 0:
+        if asking is not None:
+            yield from ((asking[p], q) for p, q in _expand(first, last))
+            continue
+        if mask == 0:
             first = np.arange(1, len(ranked) + 1)  # only the rest of the same bucket
         else:
             last = np.where(ranked < partner, last, first)  # each pair of buckets from one side

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.sketches import Sketcher
 from image_curation.duplicates.vectors import Float16s, Float64s, check_norms, check_threshold, chunks, cosine_of_dots
 from image_curation.kernels import triton_runs
 from image_curation.processor import has_amx
@@ -117,9 +118,31 @@ class Products:
         for i, j in found:
             if is_same:
                 i, j = i[i < j], j[i < j]
-            cosine = self._cosine(x, y, i, j)
-            close = cosine >= threshold
-            yield i.cpu().numpy()[close], j.cpu().numpy()[close], cosine[close]
+            yield self._decided(x, y, i, j, threshold)
+
+    def close_of(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor, threshold: float) -> Pairs:
+        """Those of some pairs of x[i] and y[j], int64 [p] each, whose cosine is at least `threshold`."""
+        i, j = i.to(self.device), j.to(self.device)
+        scores = torch.empty(len(i), device=self.device)
+        for pairs in chunks(len(i), x.unit.shape[1], _EXACT_VALUES[self.device.type]):
+            torch.sum(x.unit[i[pairs]].float() * y.unit[j[pairs]].float(), 1, out=scores[pairs])
+        near = scores >= threshold - _BAND[self.proposes]
+        return self._decided(x, y, i[near], j[near], threshold)
+
+    def near_sketches(
+        self, x: torch.Tensor, y: torch.Tensor, sketcher: Sketcher, cells: "tuple[Grouped, Grouped]"
+    ) -> Iterator[_Proposed]:
+        """Pairs of rows of x and y, int8 [n, k], in the same cell that may be sketches of duplicates, in batches."""
+        left, right = (sketches.to(self.proposes) / 128 for sketches in (x, y))
+        cut = sketcher.cut / 2**14 - 2.0**-8  # numbers and sums are exact, and a result is below 1; it may become bf16
+        for i, j in _by_cells(left, right, cells, cut, is_same=False):
+            near = sketcher.may_be_close(x[i], y[j])
+            yield i[near], j[near]
+
+    def _decided(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor, threshold: float) -> Pairs:
+        cosine = self._cosine(x, y, i, j)
+        close = cosine >= threshold
+        return i.cpu().numpy()[close], j.cpu().numpy()[close], cosine[close]
 
     def _cosine(self, x: Block, y: Block, i: torch.Tensor, j: torch.Tensor) -> Float64s:
         """Cosine of x[i] with y[j]. The host divides: torch's roots are not the last bit's on every processor."""
@@ -161,7 +184,8 @@ def _by_cells(
         if len(x) and len(y):
             some = _some(left, x)
             for i, j in _by_tiles(some, some if is_same else _some(right, y), cut, is_same):
-                yield x[i], y[j]
+                there = (i < len(x)) & (j < len(y))
+                yield x[i[there]], y[j[there]]
 
 
 def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool) -> Iterator[_Proposed]:
@@ -177,7 +201,7 @@ def _by_tiles(left: torch.Tensor, right: torch.Tensor, cut: float, is_same: bool
 
 
 def _some(unit: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Some rows, and rows of zeros, which are near to nothing: a CPU prepares its product for every new shape."""
+    """Some rows, and rows of zeros: a CPU prepares its product for every new shape."""
     filled = unit.new_empty((-(-len(rows) // _SHAPE_ROWS) * _SHAPE_ROWS, unit.shape[1]))
     torch.index_select(unit, 0, rows, out=filled[: len(rows)])
     filled[len(rows) :] = 0

@@ -1,16 +1,18 @@
 """Vectors -> edges between samples whose cosine reaches a threshold, and how many such pairs a search has found."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 
-from image_curation.duplicates.cells import Cells, Grouped, assign
+from image_curation.duplicates.cells import Assignment, Cells, Grouped, assign
 from image_curation.duplicates.edges import Edges, Kind, Rows, collapse, in_blocks
 from image_curation.duplicates.forest import forest_of_batches
 from image_curation.duplicates.groups import connected_groups
 from image_curation.duplicates.products import Block, Pairs, Products
+from image_curation.duplicates.sketches import Sketcher
 from image_curation.duplicates.vectors import Float16s, Vectors, check_threshold, row_bytes
 
 _RECALL_ROWS = 1 << 20  # that sampled rows are compared with at a time
@@ -41,15 +43,15 @@ def semantic_pairs(
     """All pairs with a cosine of at least `threshold`, in batches; arguments and errors as for `semantic_edges`.
 
     Without cells every pair is compared: n^2 d operations. With cells, a pair is compared if one vector lies in a cell
-    that the other lies in or is a ghost in. Either way, whether a pair is met, and its similarity to the last bit,
-    depend on the two vectors, the threshold and the cells alone. A pair may come twice. Rows that are equal are tied to
-    the first of them, and only that one meets the others.
+    that the other lies in or is a ghost in, and their sketches are near. Either way, whether a pair is met, and its
+    similarity to the last bit, depend on the two vectors, the threshold and the cells alone. A pair may come twice.
+    Rows that are equal are tied to the first of them, and only that one meets the others.
     """
     check_threshold(threshold)
     products = Products(device)
     part, copies = distinct_part(vectors, products, threshold, cells, np.arange(len(vectors)))
     yield copies
-    for a, b, cosine in part_pairs(products, part, part, threshold):
+    for a, b, cosine in part_pairs(products, part, part, threshold, cells):
         yield Edges.between(a, b, cosine, Kind.SEMANTIC)
 
 
@@ -60,14 +62,35 @@ class Part:
     Attributes:
         block: m vectors.
         rows: int64 [m], the number of each among all.
-        own, ghosts: places in the block by the cell that they lie in, and by the cells that they are ghosts in; None
-            where all are compared.
+        cells: where they lie; None where all are compared.
     """
 
     block: Block
     rows: Rows
-    own: Grouped | None = None
-    ghosts: Grouped | None = None
+    cells: "InCells | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class InCells:
+    """Where m vectors lie, on a device; what may be known of them without the vectors.
+
+    Attributes:
+        found: the cell of each, and those that it is a ghost in.
+        own, ghosts: the same by cell.
+        sketches: int8 [m, k], of the generation's sketcher, if it has one.
+    """
+
+    found: Assignment
+    own: Grouped
+    ghosts: Grouped
+    sketches: torch.Tensor | None
+
+    @classmethod
+    def of(cls, found: Assignment, n_cells: int, sketches: torch.Tensor | None) -> Self:
+        """From the cells of each vector."""
+        every = torch.arange(len(found.cell), device=found.cell.device)
+        own = Grouped.by_cell(found.cell, every, n_cells)
+        return cls(found, own, Grouped.by_cell(found.ghost, found.owner, n_cells), sketches)
 
 
 def distinct_part(
@@ -85,14 +108,14 @@ def distinct_part(
         block, distinct = block.take(kept), numbers[kept]
     else:
         distinct = numbers
-    part = Part(block, distinct)
-    if cells:
-        found, k = assign(block.values, cells, threshold), len(cells.centroids)
-        every = torch.arange(len(block), device=products.device)
-        part = replace(
-            part, own=Grouped.by_cell(found.cell, every, k), ghosts=Grouped.by_cell(found.ghost, found.owner, k)
-        )
-    return part, Edges.between(numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC)
+    return Part(block, distinct, _in_cells(block, cells, threshold) if cells else None), Edges.between(
+        numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC
+    )
+
+
+def _in_cells(block: Block, cells: Cells, threshold: float) -> InCells:
+    found = assign(block.values, cells, threshold)
+    return InCells.of(found, len(cells.centroids), cells.sketcher.sketch(block.values) if cells.sketcher else None)
 
 
 def _copies(products: Products, block: Block) -> Edges:
@@ -111,21 +134,36 @@ def _repeated(keys: torch.Tensor) -> torch.Tensor:
     return places
 
 
-def part_pairs(products: Products, x: Part, y: Part, threshold: float) -> Iterator[Pairs]:
+def part_pairs(products: Products, x: Part, y: Part, threshold: float, cells: Cells | None) -> Iterator[Pairs]:
     """Rows of all, and cosines, of the close pairs of a vector of `x` and one of `y`, in batches.
 
-    With `x is y` no pair comes but of different vectors; by cells it may come twice.
+    With `x is y` no pair comes but of different vectors. By cells it may come twice, and does if the sketches are near
+    as well: so the same pairs are found where sketches are at hand alone.
     """
-    for cells in _compared(x, y):
-        for i, j, cosine in products.close_pairs(x.block, y.block, threshold, cells):
+    if cells is None or x.cells is None or y.cells is None:
+        for i, j, cosine in products.close_pairs(x.block, y.block, threshold):
+            yield x.rows[i], y.rows[j], cosine
+        return
+    for compared in _compared(x.cells, y.cells):
+        for i, j, cosine in products.close_pairs(x.block, y.block, threshold, compared):
+            if cells.sketcher and x.cells.sketches is not None and y.cells.sketches is not None:
+                sketches = x.cells.sketches[torch.from_numpy(i)], y.cells.sketches[torch.from_numpy(j)]
+                near = cells.sketcher.may_be_close(*sketches).cpu().numpy()
+                i, j, cosine = i[near], j[near], cosine[near]
             yield x.rows[i], y.rows[j], cosine
 
 
-def _compared(x: Part, y: Part) -> Iterator[tuple[Grouped, Grouped] | None]:
-    """What of x is to be compared with what of y, cell by cell; None is all with all."""
-    if x.own is None or x.ghosts is None or y.own is None or y.ghosts is None:
-        yield None
-        return
+def sketched_pairs(products: Products, x: InCells, y: InCells, sketcher: Sketcher) -> Iterator[tuple[Rows, Rows]]:
+    """Places in x and in y, in batches, of those vectors that are to be compared, by cells and sketches."""
+    if x.sketches is None or y.sketches is None:
+        raise ValueError("x and y should have sketches")
+    for compared in _compared(x, y):
+        for i, j in products.near_sketches(x.sketches, y.sketches, sketcher, compared):
+            yield i.cpu().numpy(), j.cpu().numpy()
+
+
+def _compared(x: InCells, y: InCells) -> Iterator[tuple[Grouped, Grouped]]:
+    """What of x is to be compared with what of y, cell by cell."""
     yield x.own, y.own
     yield x.own, y.ghosts
     if x is not y:
@@ -184,7 +222,12 @@ def recall_of_pairs(queries: int, a: Rows, b: Rows, labels: Rows) -> RecallEstim
     duplicates = np.bincount(a, minlength=len(labels))
     joined = np.bincount(a[labels[a] == labels[b]], minlength=len(labels))
     sample = np.flatnonzero(duplicates)
-    return _estimate(queries, duplicates[sample], joined[sample])
+    return _estimate(queries, len(sample), float((joined[sample] / duplicates[sample]).sum()))
+
+
+def recall_together(x: RecallEstimate, y: RecallEstimate) -> RecallEstimate:
+    """What two samples of rows say."""
+    return _estimate(x.queries + y.queries, x.expected + y.expected, x.found + y.found)
 
 
 def _sampled(rows: Rows, queries: int, seed: int = 0) -> Rows:
@@ -203,12 +246,9 @@ def _duplicates_of(products: Products, measured: Vectors, sample: Rows, threshol
     return a, b, cosine
 
 
-def _estimate(queries: int, duplicates: Rows, joined: Rows) -> RecallEstimate:
-    """From the number of duplicates of each sampled row that has some, and of those that were joined to it."""
-    rows = len(duplicates)
+def _estimate(queries: int, rows: int, found: float) -> RecallEstimate:
     if rows == 0:
         return RecallEstimate(queries, 0, 0.0, float("nan"), 0.0, 1.0)
-    found = float((joined / duplicates).sum())
     return RecallEstimate(queries, rows, found, found / rows, *wilson_interval(found / rows, rows))
 
 

@@ -1,5 +1,6 @@
-"""The cells by which duplicates are searched where there are too many vectors to compare all: made once, and kept."""
+"""The cells, and what makes sketches, for a search where there are too many vectors to compare all: made and kept."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
@@ -14,12 +15,16 @@ from image_curation.artifacts import Certificate, fresh, read_artifact, read_tab
 from image_curation.config import resolve_device
 from image_curation.duplicates import CODE_VERSION
 from image_curation.duplicates.cells import SAMPLE_PER_CELL, Cells, cell_count, train_cells
-from image_curation.duplicates.margin import fitted_margin
+from image_curation.duplicates.edges import Rows
+from image_curation.duplicates.margin import margin_of, sampled_duplicates
+from image_curation.duplicates.sketch_cut import fitted_cut
+from image_curation.duplicates.sketches import Sketcher, train_sketcher
 from image_curation.project import Project
+from image_curation.vector_files import open_vectors
 
 _GROWTH = 4  # a generation serves until there are so many times the vectors that it was made for
 _MAX_GHOSTS = 64
-_READ_PER_CELL = 2 * SAMPLE_PER_CELL  # vectors, a cell: the more, the more duplicates to fit the margin to
+_FITTED_ON = 1 << 19  # vectors: the more, the more of their duplicates are among them, to fit margin and cut to
 
 
 def cells_for(project: Project, counts: dict[str, int]) -> str:
@@ -37,23 +42,43 @@ def cells_for(project: Project, counts: dict[str, int]) -> str:
     stored = fresh(project.cells_url, certificate)
     if stored and rows <= _GROWTH * stored.facts["made_for"]:
         return stored.content
-    cells, trained_on = _trained(project, counts, rows, resolve_device(project.settings.device))
-    table = pa.table({"vector": embedding.packed(cells.centroids.astype(np.float16))})
-    facts = {"margin": cells.margin, "max_ghosts": cells.max_ghosts, "made_for": rows, "trained_on": trained_on}
-    return write_table(project.cells_url, table, certificate, facts).content
+    cells, sketcher, trained_on = _trained(project, counts, rows, resolve_device(project.settings.device))
+    facts = {
+        "cells": len(cells.centroids),
+        "margin": cells.margin,
+        "max_ghosts": cells.max_ghosts,
+        "sketches": {"cut": sketcher.cut, "scale": sketcher.scale},
+        "made_for": rows,
+        "trained_on": trained_on,
+    }
+    return write_table(project.cells_url, _table(cells, sketcher), certificate, facts).content
 
 
-def _trained(project: Project, counts: dict[str, int], rows: int, device: str) -> tuple[Cells, int]:
-    """Cells trained on shards that lie evenly among all, with the margin that their own duplicates ask for."""
+def _trained(project: Project, counts: dict[str, int], rows: int, device: str) -> tuple[Cells, Sketcher, int]:
+    """Cells and directions trained on shards that lie evenly among all, with what their own duplicates ask for."""
     n_cells = cell_count(rows)
-    step = max(1, rows // (n_cells * _READ_PER_CELL))
+    step = -(-rows // max(_FITTED_ON, n_cells * SAMPLE_PER_CELL))
     with ThreadPoolExecutor() as pool:
         vectors = np.concatenate(list(pool.map(partial(read_vectors, project), sorted(counts)[::step])))
     sample = vectors[:: max(1, len(vectors) // (n_cells * SAMPLE_PER_CELL))]
     cells = train_cells(sample, n_cells, max_ghosts=_MAX_GHOSTS, device=device)
-    recall = project.settings.duplicates.recall
-    margin = fitted_margin(vectors, cells, project.similarity_floor, recall, device=device)
-    return replace(cells, margin=margin), len(sample)
+    sketcher = train_sketcher(sample, device)
+    floor, recall = project.similarity_floor, project.settings.duplicates.recall
+    found = sampled_duplicates(vectors, floor, recall, device=device)
+    cells = replace(cells, margin=margin_of(found, cells, floor, recall))
+    return cells, replace(sketcher, cut=fitted_cut(sketcher, found, floor, recall)), len(sample)
+
+
+def _table(cells: Cells, sketcher: Sketcher) -> pa.Table:
+    """A row for each centroid, then one for each direction, with its offset."""
+    k = len(cells.centroids)
+    return pa.table(
+        {
+            "is": ["centroid"] * k + ["direction"] * len(sketcher.directions),
+            "vector": embedding.packed(np.concatenate([cells.centroids, sketcher.directions]).astype(np.float16)),
+            "offset": pa.array([None] * k + sketcher.offsets.tolist(), pa.int64()),
+        }
+    )
 
 
 def read_cells(project: Project) -> Cells:
@@ -65,13 +90,37 @@ def read_cells(project: Project) -> Cells:
 @cache
 def _cells(url: str, content: str) -> Cells:
     facts, table = read_artifact(url).facts, read_table(url)
-    return Cells(embedding.vectors_of(table).astype(np.float32), facts["margin"], facts["max_ghosts"])
+    centroids, directions = (table.filter(pc.equal(table["is"], what)) for what in ("centroid", "direction"))
+    sketcher = Sketcher(
+        embedding.vectors_of(directions).astype(np.float32), directions["offset"].to_numpy().copy(), **facts["sketches"]
+    )
+    return Cells(embedding.vectors_of(centroids).astype(np.float32), facts["margin"], facts["max_ghosts"], sketcher)
 
 
 def read_vectors(project: Project, shard: str) -> npt.NDArray[np.float16]:
-    """The vectors of a shard's samples that have one, by key, fp16 [n, d]."""
-    table = read_table(project.embeddings_url(shard), ["key", "status", "vector"])
-    order = pc.sort_indices(table["key"]).to_numpy()
-    there = np.asarray(pc.equal(table["status"], "ok"))
-    vectors, rows = embedding.vectors_of(table), order[there[order]]
-    return vectors if np.array_equal(rows, np.arange(len(vectors))) else vectors[rows]
+    """The vectors of a shard's samples that have one, in their order, fp16 [n, d]."""
+    with open_vectors(project.embeddings_url(shard)) as stored:
+        return stored.all()
+
+
+def vectors_at(project: Project, shards: Sequence[str], which: Rows, positions: Rows) -> npt.NDArray[np.float16]:
+    """The vectors of some samples, fp16 [m, d], without reading the others.
+
+    Args:
+        shards: names.
+        which: int64 [m], in which of them each sample lies.
+        positions: int64 [m], its position there among those that have a vector.
+    """
+    order = np.argsort(which, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if len(order) else []
+
+    def read(part: Rows) -> npt.NDArray[np.float16]:
+        with open_vectors(project.embeddings_url(shards[which[part[0]]])) as stored:
+            return stored.rows(positions[part])
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(read, parts))
+    vectors = np.empty((len(which), found[0].shape[1] if found else 1), np.float16)
+    for part, some in zip(parts, found, strict=True):
+        vectors[part] = some
+    return vectors

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,7 +27,7 @@ from image_curation.errors import ArtifactError
 from image_curation.project import Project
 from image_curation.steps.outcome import Outcome, reuse_or_make
 
-_BRUTE_FORCE_ROWS = {"cpu": 1_000_000, "cuda": 4_000_000}  # half an hour on two cores, half a minute on a GPU
+_BRUTE_FORCE_ROWS = {"cpu": 250_000, "cuda": 4_000_000}  # two minutes on two cores, half a minute on a GPU
 
 KIND_NAMES = [kind.name.lower() for kind in Kind]
 """By the number of each kind: what the edges' file calls it."""
@@ -81,7 +82,7 @@ def build_duplicate_groups(
         if not strips:
             on_strip(1, 1)
 
-    make = partial(search_anew, project, certificate, counts, generation, known, compare)
+    make = partial(search_anew, project, certificate, counts, known, compare)
     outcome = reuse_or_make(project.members_url, certificate, make)
     for file in storage.list_files(project.strips_url) if storage.exists(project.strips_url) else []:
         storage.remove(file.url)
@@ -100,13 +101,33 @@ def _generation(project: Project, counts: dict[str, int]) -> str | None:
 
 
 def read_duplicates(project: Project, columns: Sequence[str] | None = None) -> tuple[pa.Table, Edges]:
-    """The members of groups (shard, key, row, sha256, phash, textured, vector) and the edges between their rows.
+    """The members of groups (shard, key, row, sha256, phash, textured) and the edges between their rows.
 
-    `row` is a member's position among those samples of its shard that have a vector, by key. With `columns`, members
-    have these only; the vectors are nearly all that there is to read.
+    `row` is a member's position among those samples of its shard that have a vector, in their order. `sha256` is the
+    first half of the hash. With `columns`, members have these only.
     """
     table = read_table(project.edges_url, ["a", "b", "similarity", "kind"])
     kinds = pc.index_in(table["kind"], pa.array(KIND_NAMES)).to_numpy().astype(np.uint8)
     a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))
     members = read_table(project.members_url, columns)
     return members, Edges(a.astype(np.int64), b.astype(np.int64), similarity, kinds)
+
+
+def member_vectors(project: Project, members: pa.Table) -> npt.NDArray[np.float16]:
+    """The vectors of some members, fp16 [m, d], from the embeddings of their shards.
+
+    Raises:
+        ArtifactError: a shard was embedded anew since duplicates were searched.
+    """
+    from image_curation.steps.duplicate_cells import vectors_at
+
+    searched = read_artifact(project.members_url).certificate.inputs
+    shards = members["shard"].combine_chunks().dictionary_encode()
+    names, which = shards.dictionary.to_pylist(), shards.indices.to_numpy()
+    for shard in names:
+        if read_artifact(project.embeddings_url(shard)).content != searched[shard]:
+            raise ArtifactError(
+                f"{shard} was embedded anew since duplicates were searched: materialize `duplicate_groups`, "
+                "or run `image-curation curate`."
+            )
+    return vectors_at(project, names, which, members["row"].to_numpy())

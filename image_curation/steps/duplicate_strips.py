@@ -8,7 +8,7 @@ number of vectors. docs/duplicates.md says how much that is.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -19,29 +19,34 @@ import torch
 from image_curation.artifacts import Certificate, digest, read_artifact
 from image_curation.config import gpu_count, resolve_device
 from image_curation.duplicates import CODE_VERSION
+from image_curation.duplicates.cells import Cells
 from image_curation.duplicates.edges import Edges, Kind, Rows
 from image_curation.duplicates.forest import forest_of_batches
-from image_curation.duplicates.increment import Numbering
+from image_curation.duplicates.increment import Numbering, renumbered
 from image_curation.duplicates.products import Products
 from image_curation.duplicates.semantic import Part, distinct_part, part_pairs
 from image_curation.project import Project
+from image_curation.steps.duplicate_blocks import Counts, Known, block_numbers, build_block
 from image_curation.steps.duplicate_cells import read_cells, read_vectors
+from image_curation.steps.duplicate_known import KnownSearch
 from image_curation.steps.outcome import Made, Outcome, reuse_or_make
 
 _CPU_BLOCK_ROWS = 1 << 17
 _GPU_ROW_BYTES = 3 * 2 * 2 * 1024  # three blocks, one being made, of rows as given and as unit vectors of 1,024 numbers
 _GPU_SHARE = 0.6  # of a GPU's memory, for blocks
 AUDITED = 2_000  # rows over all strips whose duplicates are looked for by brute force
-
-Counts = dict[str, int]
+_KNOWN_BLOCKS = 8  # of which cells and sketches take no more memory than one block of vectors
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A block of new shards and the blocks to compare it with: shard -> how many vectors, each by name."""
+    """A block of new shards and what to compare it with."""
 
     own: Counts
     others: tuple[Counts, ...]
+    """Blocks of shards whose vectors it is compared with."""
+    known: tuple[Known, ...]
+    """Blocks that are stored: by cells and sketches it is found with which of their vectors."""
     audited: int
     """Rows of the block whose duplicates are looked for by brute force too, to measure the recall of the cells."""
 
@@ -52,11 +57,17 @@ class Strip:
         return rows * (rows // 2 + sum(sum(other.values()) for other in self.others))
 
 
-def strips(fresh: Counts, old: Counts, block_rows: int, audited: int) -> list[Strip]:
-    """The comparisons of fresh shards with each other and with old ones, each once, the most work first."""
-    blocks, seen = _blocks(fresh, block_rows), _blocks(old, block_rows)
+def strips(fresh: Counts, known: Sequence[Known], by_cells: bool, block_rows: int, audited: int) -> list[Strip]:
+    """The comparisons of fresh shards with each other and with those in known blocks, each once, the most work first.
+
+    Where all are compared with all, known vectors are read again; by cells only those whose sketches come near.
+    """
+    blocks = _blocks(fresh, block_rows)
+    old = {shard: n for block in known for shard, n in block.shards.items()}
+    seen = [] if by_cells else _blocks(old, block_rows)
     share = -(-audited // max(1, len(blocks)))
-    found = [Strip(block, (*seen, *blocks[:i]), share) for i, block in enumerate(blocks)]
+    stored = tuple(known) if by_cells else ()
+    found = [Strip(block, (*seen, *blocks[:i]), stored, share) for i, block in enumerate(blocks)]
     return sorted(found, key=lambda strip: -strip.work)
 
 
@@ -80,10 +91,10 @@ def _blocks(counts: Counts, rows: int) -> list[Counts]:
 
 
 def build_strip(project: Project, generation: str | None, strip: Strip) -> Outcome:
-    """Find the close pairs of a strip, down to the project's floor.
+    """Find the close pairs of a strip, down to the project's floor, and store its own block.
 
-    The rows name each end by its shard and its position among that shard's vectors, by key. Where `audited` is true
-    it is a pair of the audit, whether the search found it or not.
+    The rows name each end by its shard and its position among that shard's vectors. Where `audited` is true it is a
+    pair of the audit, whether the search found it or not. The block's name is among the facts.
 
     Args:
         generation: the content hash of the cells to search by, at `project.cells_url`; None compares all.
@@ -92,7 +103,12 @@ def build_strip(project: Project, generation: str | None, strip: Strip) -> Outco
     certificate = Certificate(
         artifact="duplicate_strip",
         code_version=CODE_VERSION,
-        settings={"floor": project.similarity_floor, "cells": generation, "own": sorted(strip.own)},
+        settings={
+            "floor": project.similarity_floor,
+            "cells": generation,
+            "own": sorted(strip.own),
+            "known": {block.name: sorted(block.shards) for block in strip.known},
+        },
         inputs={shard: read_artifact(project.embeddings_url(shard)).content for shard in names},
     )
     url = project.strip_url(digest(certificate.model_dump()))
@@ -100,30 +116,49 @@ def build_strip(project: Project, generation: str | None, strip: Strip) -> Outco
 
 
 def _make(project: Project, generation: str | None, strip: Strip) -> Made:
-    numbering = Numbering.of({shard: n for counts in (strip.own, *strip.others) for shard, n in counts.items()})
+    every = (strip.own, *strip.others, *(block.shards for block in strip.known))
+    numbering = Numbering.of({shard: n for counts in every for shard, n in counts.items()})
     floor, products = project.similarity_floor, Products(resolve_device(project.settings.device))
     cells = read_cells(project) if generation else None
     audit = _Audit(products, project.profile.duplicate_similarity)
+    reading = _read_ahead(project, (strip.own, *strip.others))
+    _, vectors = next(reading)
+    part, copies = distinct_part(vectors, products, floor, cells, np.arange(len(vectors)))
+    with ThreadPoolExecutor(1) as background:
+        stored = background.submit(build_block, project, generation, strip.own, part, copies)
+        numbers = block_numbers(strip.own, strip.own, numbering)
+        own, ties = replace(part, rows=numbers[part.rows]), renumbered(copies, numbers)
+        del vectors
+        audit.sample(own, strip.audited if cells else 0)
 
-    def batches() -> Iterator[Edges]:
-        own: Part | None = None
-        for block, vectors in _read_ahead(project, (strip.own, *strip.others)):
-            # A block of several shards has gaps in its numbers where shards of other blocks lie between.
-            part, copies = distinct_part(vectors, products, floor, cells, numbers := _numbers(numbering, block))
-            if own is None:
-                own = part
-                yield copies
-                audit.sample(own, strip.audited if cells else 0)
-            audit.look_in(part)
-            del vectors, numbers
-            for a, b, cosine in part_pairs(products, own, part, floor):
-                yield Edges.between(a, b, cosine, Kind.SEMANTIC)
+        def batches() -> Iterator[Edges]:
+            yield ties
+            for other in chain([own], _parts(reading, numbering, products, floor, cells)):
+                audit.look_in(other)
+                for a, b, cosine in part_pairs(products, own, other, floor, cells):
+                    yield Edges.between(a, b, cosine, Kind.SEMANTIC)
+            if cells is not None:
+                known = KnownSearch(project, products, cells, numbering)
+                yield from known.close_pairs(own, strip.known, _KNOWN_BLOCKS * block_rows(project, numbering.rows))
 
-    edges = forest_of_batches(batches(), numbering.rows, products.device.type)
+        edges = forest_of_batches(batches(), numbering.rows, products.device.type)
+        facts = {"sampled": audit.sampled, "block": stored.result()}
     rows = _named(numbering, np.concatenate([edges.a, audit.a]), np.concatenate([edges.b, audit.b]))
     similarity = np.concatenate([edges.similarity, np.ones(len(audit.a))])
     audited = np.arange(len(similarity)) >= len(edges)
-    return pa.table({**rows, "similarity": similarity, "audited": audited}), {"sampled": audit.sampled}
+    return pa.table({**rows, "similarity": similarity, "audited": audited}), facts
+
+
+def _parts(
+    blocks: Iterator[tuple[Counts, npt.NDArray[np.float16]]],
+    numbering: Numbering,
+    products: Products,
+    floor: float,
+    cells: Cells | None,
+) -> Iterator[Part]:
+    """The distinct vectors of each block. It has gaps in its numbers where shards of other blocks lie between."""
+    for block, vectors in blocks:
+        yield distinct_part(vectors, products, floor, cells, block_numbers(block, block, numbering))[0]
 
 
 class _Audit:
@@ -149,10 +184,6 @@ class _Audit:
             self.a, self.b = np.concatenate([self.a, a[a != b]]), np.concatenate([self.b, b[a != b]])
 
 
-def _numbers(numbering: Numbering, block: Counts) -> Rows:
-    return np.concatenate([numbering.first[shard] + np.arange(n) for shard, n in sorted(block.items())])
-
-
 def _named(numbering: Numbering, a: Rows, b: Rows) -> dict[str, pa.Array]:
     """The shard and position of both ends."""
     columns: dict[str, pa.Array] = {}
@@ -176,7 +207,7 @@ def _read_ahead(project: Project, blocks: Sequence[Counts]) -> Iterator[tuple[Co
 
 
 def read_block(project: Project, block: Counts) -> npt.NDArray[np.float16]:
-    """The vectors of a block's shards, by shard and key, fp16 [n, d]; several shards are read at once."""
+    """The vectors of a block's shards, by shard, fp16 [n, d]; several shards are read at once."""
     names = sorted(block)
     starts = dict(zip(names, np.cumsum([0, *(block[name] for name in names)]), strict=False))
     first = read_vectors(project, names[0])

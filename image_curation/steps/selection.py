@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_curation import embedding, storage
+from image_curation import storage
 from image_curation.artifacts import Certificate, digest, read_artifact
 from image_curation.duplicates.edges import Edges
 from image_curation.known.hash_lists import blocked
@@ -20,7 +20,7 @@ from image_curation.known.verdicts import verdicts
 from image_curation.project import Project
 from image_curation.samples import SCORES, read_samples
 from image_curation.selection import CODE_VERSION, decide, judge, resolve_duplicates, similarity_facts
-from image_curation.steps.duplicate_groups import read_duplicates
+from image_curation.steps.duplicate_groups import member_vectors, read_duplicates
 from image_curation.steps.known_matches import read_known_matches
 from image_curation.steps.outcome import Made, Outcome, count, reuse_or_make
 
@@ -85,7 +85,7 @@ def _resolve(project: Project, judged: dict[str, Judged]) -> pa.Table:
     members, edges = members.filter(pa.array(here)), _among(edges, here)
     for name, column in zip(_MEASURES, measured.take(pa.array(places[here])).select(_MEASURES).columns, strict=True):
         members = members.append_column(name, column)
-    return resolve_duplicates(members, embedding.vectors_of(members), edges, project.policy, project.min_similarity)
+    return resolve_duplicates(members, member_vectors(project, members), edges, project.policy, project.min_similarity)
 
 
 def _among(edges: Edges, here: npt.NDArray[np.bool_]) -> Edges:

@@ -79,6 +79,9 @@ class Workshop:
                 patch.setattr("image_curation.curate.build_curation_report", lambda *_: None)
             return curate(project, cluster, on_progress)
 
+    HISTORY = ("image-curation.json", "duplicate_groups/embedded/blocks")
+    """Below a root, what tells where it lies, and which shards came together."""
+
     @staticmethod
     def hashes(folder: Path, *without: str) -> dict[str, str]:
         """Path below the folder -> SHA-256, of all files but those whose path begins with one of `without`."""

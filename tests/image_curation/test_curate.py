@@ -133,7 +133,7 @@ def test_second_run_reuses_everything(raw, tmp_path, workshop, monkeypatch):
     forbid_models(monkeypatch)
     second = workshop.run(workshop.project(raw, tmp_path / "out"))
     after = workshop.times(tmp_path / "out")
-    assert len(before) == 3 * 5 + 2 + 4 + 1  # five artifacts a shard, duplicates, release, settings
+    assert len(before) == 3 * 5 + 3 + 4 + 1  # five artifacts a shard, duplicates, release, settings
     assert {name for name in before if after[name] != before[name]} <= {"image-curation.json"}
     assert after.keys() == before.keys()
     assert second == first
@@ -183,8 +183,8 @@ def test_shards_that_come_one_by_one_in_another_order_give_the_same_bytes(tmp_pa
         grown = workshop.project(growing, tmp_path / "grown")
         seen.append(fates(workshop, grown) if workshop.run(grown) else None)
     workshop.run(workshop.project(growing, tmp_path / "at-once"))
-    assert workshop.hashes(tmp_path / "grown", "image-curation.json") == workshop.hashes(
-        tmp_path / "at-once", "image-curation.json"
+    assert workshop.hashes(tmp_path / "grown", *workshop.HISTORY) == workshop.hashes(
+        tmp_path / "at-once", *workshop.HISTORY
     )
     assert seen[0]["c/1"] == "kept"  # until its larger twin came
     assert seen[1]["c/1"] == "duplicate_perceptual"
@@ -373,8 +373,8 @@ def test_tar_that_vanishes_on_the_way_costs_itself_and_is_mended_by_a_second_run
     assert again.failed_shards == {}
     assert fates(workshop, project) == EXPECTED
     workshop.run(workshop.project(raw, tmp_path / "undisturbed"))
-    assert workshop.hashes(tmp_path / "out", "image-curation.json") == workshop.hashes(
-        tmp_path / "undisturbed", "image-curation.json"
+    assert workshop.hashes(tmp_path / "out", *workshop.HISTORY) == workshop.hashes(
+        tmp_path / "undisturbed", *workshop.HISTORY
     )
 
 

@@ -57,7 +57,7 @@ def test_killed_at_several_moments_and_run_again_ends_like_an_undisturbed_run(tm
     undisturbed = command(raw, root)
     assert undisturbed.returncode == 0, undisturbed.stderr
     expected = workshop.hashes(root)
-    assert len(expected) == 3 * 5 + 2 + 4 + 2  # artifacts, duplicates, release, report, settings
+    assert len(expected) == 3 * 5 + 3 + 4 + 2  # artifacts, duplicates, release, report, settings
     shutil.rmtree(root)
 
     for moment, when in MOMENTS:
@@ -97,8 +97,8 @@ def test_worker_killed_while_it_embeds_a_shard_costs_nothing(shared_data, tmp_pa
     assert result.failed_shards == {}
     assert result.ledger == undisturbed.ledger
     assert result.ledger.read > 200
-    assert workshop.hashes(tmp_path / "disturbed", "image-curation.json") == workshop.hashes(
-        tmp_path / "undisturbed", "image-curation.json"
+    assert workshop.hashes(tmp_path / "disturbed", *workshop.HISTORY) == workshop.hashes(
+        tmp_path / "undisturbed", *workshop.HISTORY
     )
 
 

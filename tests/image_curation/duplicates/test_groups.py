@@ -5,7 +5,7 @@ import pytest
 
 from image_curation.duplicates.alike import Alike
 from image_curation.duplicates.edges import Edges, Kind, concatenate
-from image_curation.duplicates.exact import exact_edges
+from image_curation.duplicates.exact import exact_edges, packed_hashes
 from image_curation.duplicates.forest import spanning_forests
 from image_curation.duplicates.groups import choose_survivors, connected_groups, filter_edges, similarity_to_survivor
 from image_curation.duplicates.perceptual import perceptual_edges
@@ -80,7 +80,7 @@ def curate(vectors, sha256, phash, rank):
     """All of it: hashes and vectors to groups, survivors and relations."""
     n = len(rank)
     edges = spanning_forests(
-        concatenate([exact_edges(sha256), perceptual_edges(phash, 6), semantic_edges(vectors, 0.9)]), n
+        concatenate([exact_edges(packed_hashes(sha256)), perceptual_edges(phash, 6), semantic_edges(vectors, 0.9)]), n
     )
     labels = connected_groups(filter_edges(edges, 0.93, 4), n)
     survivor = choose_survivors(labels, rank, np.ones(n, np.bool_))
@@ -93,7 +93,7 @@ def test_rows_in_another_order_give_the_same_groups_survivors_and_relations(plan
     rng = np.random.default_rng(2)
     phash = rng.integers(0, 2**64, n, dtype=np.uint64)
     phash[:100] = phash[100:200] ^ np.uint64(0b101)
-    sha256 = [f"{i:064x}" for i in range(n)]
+    sha256 = [f"{i:032x}" for i in range(1, n + 1)]
     sha256[300:330] = sha256[400:430]
     quality = rng.integers(0, 3, n)  # many ties, which end at content
     total = np.lexsort((np.arange(n), quality))

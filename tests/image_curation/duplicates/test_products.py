@@ -120,8 +120,25 @@ def test_only_pairs_with_a_new_hash_are_wanted(distance):
 def test_a_gpu_finds_the_near_hashes_that_a_cpu_finds(distance):
     hashes = near_hashes(distance)
     fresh = np.arange(len(hashes)) % 7 == 0
-    assert pairs_of(_near_pairs_on_gpu(hashes, distance)) == pairs_of(_near_pairs(hashes, distance))
-    assert pairs_of(_near_pairs_on_gpu(hashes, distance, fresh)) == pairs_of(_near_pairs(hashes, distance, fresh))
+    on_gpu, fresh_on_gpu = (torch.from_numpy(part).cuda() for part in (hashes.view(np.int64), fresh))
+    assert pairs_of(_near_pairs_on_gpu(on_gpu, distance)) == pairs_of(_near_pairs(hashes, distance))
+    assert pairs_of(_near_pairs_on_gpu(on_gpu, distance, fresh_on_gpu)) == pairs_of(
+        _near_pairs(hashes, distance, fresh)
+    )
+
+
+@on_gpu
+@pytest.mark.parametrize("distance", [0, 4, 8])
+def test_a_gpu_ties_the_hashes_that_a_cpu_ties(distance):
+    rng = np.random.default_rng(distance)
+    hashes = rng.permutation(np.repeat(near_hashes(distance), 3))
+    usable, new = rng.random(len(hashes)) < 0.9, rng.random(len(hashes)) < 0.1
+    for asked in (None, new):
+        cpu, gpu = (perceptual_edges(hashes, distance, usable, asked, device) for device in ("cpu", "cuda"))
+        assert len(cpu) > 100
+        assert [getattr(gpu, name).tolist() for name in ("a", "b", "similarity")] == [
+            getattr(cpu, name).tolist() for name in ("a", "b", "similarity")
+        ]
 
 
 def test_an_old_row_of_a_new_hash_is_joined_to_what_the_new_one_is_near_to():

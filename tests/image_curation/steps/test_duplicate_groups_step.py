@@ -2,11 +2,17 @@
 
 import shutil
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 
-from image_curation.artifacts import read_artifact, read_table
+from image_curation.artifacts import read_artifact, read_table, write_table
+from image_curation.duplicates.edges import Kind
+from image_curation.duplicates.sketches import RADIUS, train_sketcher
+from image_curation.duplicates.vectors import Vectors
 from image_curation.errors import ArtifactError
-from image_curation.steps.duplicate_groups import build_duplicate_groups, read_duplicates
+from image_curation.steps.duplicate_cells import cells_for, read_cells, read_vectors
+from image_curation.steps.duplicate_groups import build_duplicate_groups, member_vectors, read_duplicates
 from image_curation.steps.selection import build_selection
 
 
@@ -21,18 +27,40 @@ def copied(demo, tmp_path, workshop):
     return copy
 
 
-def test_members_are_what_the_edges_join_and_edges_name_them(demo):
+def test_members_are_what_the_edges_join(demo):
     members, edges = read_duplicates(demo.project)
     names = list(zip(members["shard"].to_pylist(), members["key"].to_pylist(), strict=True))
     assert len(set(names)) == len(names) < len(demo.samples)
     assert set(edges.a) | set(edges.b) == set(range(len(names)))
     assert (edges.a < edges.b).all()
+    vectors = Vectors.measure(member_vectors(demo.project, members))
     for row in read_table(demo.project.edges_url).to_pylist():
-        assert names[row["a"]] == (row["shard_a"], row["key_a"])
-        assert names[row["b"]] == (row["shard_b"], row["key_b"])
         assert row["kind"] in ("exact", "perceptual", "semantic")
-        assert row["kind"] != "semantic" or row["similarity"] >= demo.project.similarity_floor
-    assert members["vector"].null_count == 0
+        if row["kind"] == "semantic":
+            assert row["similarity"] >= demo.project.similarity_floor
+            assert vectors.cosine(*np.array([[row["a"]], [row["b"]]])) == row["similarity"]
+
+
+def test_members_are_told_as_their_shards_tell_them(demo):
+    members, _ = read_duplicates(demo.project)
+    for row in members.to_pylist():
+        embedded = read_table(demo.project.embeddings_url(row["shard"]))
+        indexed = read_table(demo.project.index_url(row["shard"]))["sha256"]
+        told = embedded.append_column("sha256", indexed).filter(pc.equal(embedded["status"], "ok"))
+        sample = told.slice(row["row"], 1).to_pylist()[0]
+        assert (row["key"], row["phash"]) == (sample["key"], sample["phash"])
+        assert row["sha256"] == sample["sha256"][:32]
+
+
+def test_vectors_of_a_shard_that_was_embedded_anew_are_refused(copied):
+    project = copied()
+    members, _ = read_duplicates(project)
+    shard = members["shard"][0].as_py()
+    table = read_table(project.embeddings_url(shard))
+    made = read_artifact(project.embeddings_url(shard))
+    write_table(project.embeddings_url(shard), table.slice(1), made.certificate, made.facts)
+    with pytest.raises(ArtifactError, match=f"{shard} was embedded anew since duplicates were searched"):
+        member_vectors(project, members)
 
 
 def test_exact_edges_are_the_planted_copies(demo):
@@ -43,8 +71,9 @@ def test_exact_edges_are_the_planted_copies(demo):
                 hashes.setdefault(row["sha256"], []).append(row["key"])
     twins = {frozenset(keys) for keys in hashes.values() if len(keys) > 1}
     assert len(twins) == 6
-    edges = read_table(demo.project.edges_url).to_pylist()
-    assert {frozenset((row["key_a"], row["key_b"])) for row in edges if row["kind"] == "exact"} == twins
+    members, edges = read_duplicates(demo.project)
+    keys, exact = members["key"].to_pylist(), edges.of(Kind.EXACT)
+    assert {frozenset((keys[a], keys[b])) for a, b in zip(exact.a, exact.b, strict=True)} == twins
 
 
 def test_facts_say_how_it_was_searched_and_what_recall_it_had(demo):
@@ -66,6 +95,24 @@ def test_cells_find_the_same_duplicates_as_comparing_all(demo, copied, workshop)
     assert outcome.artifact.facts["recall"]["recall"] == 1
     build_selection(project, shards)
     assert workshop.decisions(project) == workshop.decisions(demo.project)
+
+
+def test_a_generation_keeps_its_cells_and_what_makes_sketches(copied):
+    project = copied(duplicates={"brute_force_rows": 0})
+    shards = project.selected_shards()
+    counts = {shard: len(read_vectors(project, shard)) for shard in shards}
+    content = cells_for(project, counts)
+    assert cells_for(project, counts) == content
+    cells, facts = read_cells(project), read_artifact(project.cells_url).facts
+    sketcher = cells.sketcher
+    assert len(cells.centroids) == facts["cells"] > 10
+    assert np.linalg.norm(cells.centroids, axis=1) == pytest.approx(1, abs=1e-3)
+    vectors = np.concatenate([read_vectors(project, shard) for shard in sorted(shards)])
+    trained = train_sketcher(vectors)
+    assert np.array_equal(sketcher.directions, trained.directions)
+    assert np.array_equal(sketcher.offsets, trained.offsets)
+    assert sketcher.scale == trained.scale
+    assert 0 < sketcher.cut < RADIUS**2
 
 
 def test_policy_is_no_reason_to_search_again_but_a_lower_floor_is(copied):

@@ -14,11 +14,12 @@ from image_curation import storage
 from image_curation.artifacts import Certificate, read_artifact, write_table
 from image_curation.config import load_settings
 from image_curation.project import Project
-from image_curation.steps import duplicate_strips
+from image_curation.steps import duplicate_cells, duplicate_strips
 from image_curation.steps.duplicate_groups import build_duplicate_groups, read_duplicates
 
 SHARDS = [f"s{i}" for i in range(5)]
 ROWS, DIM = 14, 16
+COARSE = 15_600  # a cut that some duplicates do not reach
 
 
 def write_shard(project: Project, shard: str, seed: int) -> None:
@@ -59,17 +60,32 @@ def stored(project: Project) -> tuple[str, str]:
     return read_artifact(project.members_url).content, read_artifact(project.edges_url).content
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["all with all", "by cells"])
+@pytest.fixture(scope="module", params=["all with all", "by cells", "by cells and coarse sketches"])
 def whole(request, tmp_path_factory) -> tuple[Project, tuple[str, str]]:
     """All shards searched at once."""
-    project = project_at(tmp_path_factory.mktemp("whole") / "out", cells=request.param)
+    by_cells = request.param != "all with all"
+    project = project_at(tmp_path_factory.mktemp("whole") / "out", cells=by_cells)
     for i, shard in enumerate(SHARDS):
         write_shard(project, shard, seed=i + 1)
-    outcome = build_duplicate_groups(project, SHARDS)
-    assert outcome.artifact.facts["searched_by"].endswith(" cells") == request.param
-    pairs = outcome.artifact.facts["pairs"]
-    assert min(pairs.values()) >= 5, pairs
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param.endswith("sketches"):
+            patch.setattr(duplicate_cells, "fitted_cut", lambda *asked: COARSE)
+        facts = build_duplicate_groups(project, SHARDS).artifact.facts
+    assert facts["searched_by"].endswith(" cells") == by_cells
+    assert min(facts["pairs"].values()) >= 5, facts["pairs"]
     return project, stored(project)
+
+
+def test_sketches_keep_pairs_from_being_found(tmp_path, monkeypatch):
+    """As it should not be: without it the other tests would say nothing of them."""
+    found = []
+    for name, cut in (("low", 1), ("high", COARSE)):
+        project = project_at(tmp_path / name, cells=True)
+        for i, shard in enumerate(SHARDS):
+            write_shard(project, shard, seed=i + 1)
+        monkeypatch.setattr(duplicate_cells, "fitted_cut", lambda *asked, cut=cut: cut)
+        found.append(build_duplicate_groups(project, SHARDS).artifact.facts["pairs"]["semantic"])
+    assert 5 <= found[1] < found[0]
 
 
 def copy_of(project: Project, root: Path, cells: bool) -> Project:
