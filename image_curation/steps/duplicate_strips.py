@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from image_curation.artifacts import Certificate, digest, read_artifact
+from image_curation import storage
+from image_curation.artifacts import Certificate, digest, fresh, read_artifact
 from image_curation.config import gpu_count, resolve_device
 from image_curation.duplicates import CODE_VERSION
 from image_curation.duplicates.cells import Cells
@@ -112,6 +113,9 @@ def build_strip(project: Project, generation: str | None, strip: Strip) -> Outco
         inputs={shard: read_artifact(project.embeddings_url(shard)).content for shard in names},
     )
     url = project.strip_url(digest(certificate.model_dump()))
+    stored = fresh(url, certificate)
+    if stored and not storage.exists(project.block_url(stored.facts["block"])):
+        storage.remove(url)  # a search that was killed as it ended has put away the block, but not the strip
     return reuse_or_make(url, certificate, lambda: _make(project, generation, strip))
 
 
