@@ -60,7 +60,7 @@ def test_onnx_and_back_to_embedded(eight_photos, shared_data, tmp_path, workshop
 
     after = workshop.times(root)
     kept = {name: time for name, time in before.items() if "/embedded/" in name or name.startswith("shard_index/")}
-    assert len(kept) == 2 * 4 + 2
+    assert len(kept) == 2 * 4 + 3
     assert {name: after[name] for name in kept} == kept  # the old vectors lie beside the new ones
     assert onnx.embeddings_url("a") != embedded.embeddings_url("a")
 
