@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from image_curation.duplicates.edges import Edges, Kind, Rows, collapse
+from image_curation.duplicates.vectors import row_bytes
 
 Hashes: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 Packed: TypeAlias = npt.NDArray[np.uint64]
@@ -41,9 +42,9 @@ def exact_edges(hashes: Packed, touched: npt.NDArray[np.bool_] | None = None) ->
     """
     rows = _repeated(hashes) if touched is None else _equal_to(hashes, touched)
     rows = rows[hashes[rows].any(1)]
-    codes = _codes(hashes[rows])
-    wanted = slice(None) if touched is None else np.isin(codes, codes[touched[rows]])
-    return collapse(codes[wanted], rows[wanted], Kind.EXACT)[1]
+    whole = row_bytes(hashes[rows])
+    wanted = slice(None) if touched is None else np.isin(whole, whole[touched[rows]])
+    return collapse(whole[wanted], rows[wanted], Kind.EXACT)[1]
 
 
 def _equal_to(hashes: Packed, touched: npt.NDArray[np.bool_]) -> Rows:
@@ -60,15 +61,6 @@ def _repeated(hashes: Packed) -> Rows:
     order = np.argsort(hashes[:, 0])
     twice = np.flatnonzero(np.diff(hashes[order, 0]) == 0)
     return np.unique(np.concatenate([order[twice], order[twice + 1]]))
-
-
-def _codes(hashes: Packed) -> Rows:
-    """int64 [n]: equal numbers for equal hashes."""
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-    ranked = hashes[order]
-    codes = np.zeros(len(hashes), np.int64)
-    codes[order[1:]] = np.cumsum((ranked[1:] != ranked[:-1]).any(1))
-    return codes
 
 
 def content_codes(sha256: Hashes) -> Rows:

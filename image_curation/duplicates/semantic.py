@@ -108,9 +108,8 @@ def distinct_part(
         block, distinct = block.take(kept), numbers[kept]
     else:
         distinct = numbers
-    return Part(block, distinct, _in_cells(block, cells, threshold) if cells else None), Edges.between(
-        numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC
-    )
+    part = Part(block, distinct, _in_cells(block, cells, threshold) if cells else None)
+    return part, Edges.between(numbers[copies.a], numbers[copies.b], 1.0, Kind.SEMANTIC)
 
 
 def _in_cells(block: Block, cells: Cells, threshold: float) -> InCells:

@@ -6,7 +6,7 @@ An fp64 dot product of such rows is therefore exact, whatever the order of summa
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -90,9 +90,10 @@ class Vectors:
         return self.values[rows].astype(np.float32) / norms[:, None]
 
 
-def row_bytes(values: Float16s) -> npt.NDArray[np.void]:
-    """The bytes of each row of fp16 [n, d] as one value that sorts and compares, [n]."""
-    whole: npt.NDArray[np.void] = np.ascontiguousarray(values).view(np.dtype((np.void, 2 * values.shape[1]))).ravel()
+def row_bytes(rows: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """The bytes of each row of numbers [n, k] as one value that sorts and compares, [n]."""
+    width = rows.itemsize * rows.shape[1]
+    whole: npt.NDArray[np.void] = np.ascontiguousarray(rows).view(np.dtype((np.void, width))).ravel()
     return whole
 
 
